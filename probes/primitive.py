@@ -1,0 +1,133 @@
+"""What is timed: a primitive, its passes, and the arrays that each pass reads and writes.
+
+A primitive declares its operands once; gradients, bytes, random data and checks follow from
+that.  The gradient of operand ``w`` is operand ``dw`` and has the same shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+FORWARD = "forward"
+BACKWARD_DATA = "backward_data"
+BACKWARD_WEIGHTS = "backward_weights"
+UPDATE = "update"
+PASSES = (FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS, UPDATE)
+
+ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}
+
+Shape = tuple[int, ...]
+OperandTable = dict[str, tuple[str, ...]]  # pass -> names of operands
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An array of a primitive.
+
+    ``scale`` is the standard deviation of its random data.  Integer operands are drawn from
+    ``range(upper)``.  A ``saved`` operand is left by one pass for a later one (the positions of
+    the maxima, the activated gates); engines keep it in a form of their own.
+    """
+
+    shape: Shape
+    dtype: str
+    scale: float = 1.0
+    upper: int = 0
+    saved: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the array."""
+        return product(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One kind of arithmetic at one size; subclasses add the sizes as fields.
+
+    ``reads`` and ``writes`` name the operands of each pass.  ``input`` and ``output`` are the
+    operands that tie a primitive to the one before and the one after it.
+    """
+
+    kind: ClassVar[str] = ""
+    compute_bound: ClassVar[bool] = False
+    input: ClassVar[str] = "x"
+    output: ClassVar[str] = "y"
+    reads: ClassVar[OperandTable] = {}
+    writes: ClassVar[OperandTable] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no array can have.
+
+        Raises:
+            ValueError: a size that is not a positive integer, or an output without elements.
+        """
+        for name, value in self._sizes():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{self.kind}: {name} must be a whole number from 1, got {value!r}"
+                )
+
+    def _sizes(self) -> list[tuple[str, object]]:
+        """The fields that must be positive integers, by name."""
+        return [
+            (field.name, getattr(self, field.name)) for field in fields(self) if field.type == "int"
+        ]
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The passes that do work; a bias, for one, hands its gradient on untouched."""
+        return tuple(self.reads)
+
+    def operands(self) -> dict[str, Operand]:
+        """Every operand but the gradients, by name."""
+        raise NotImplementedError
+
+    def operand(self, name: str) -> Operand:
+        """The operand or gradient called ``name``."""
+        known = self.operands()
+        if name not in known and name.startswith("d") and name[1:] in known:
+            primal = known[name[1:]]
+            return Operand(primal.shape, primal.dtype, saved=primal.saved)
+        return known[name]
+
+    def flop(self, pass_: str) -> int:
+        """Floating-point operations of one pass; a multiply-add is 2."""
+        raise NotImplementedError
+
+    def least_bytes(self, pass_: str) -> int:
+        """Bytes that must move if every operand is read or written once."""
+        touched = self.reads[pass_] + self.writes[pass_]
+        return sum(self.operand(name).size_bytes for name in touched)
+
+    @property
+    def label(self) -> str:
+        """Kind and sizes on one line, as ranges and tables show them."""
+        parts = [
+            _label_part(field.name, getattr(self, field.name), field.default)
+            for field in fields(self)
+        ]
+        return " ".join([self.kind, *filter(None, parts)])
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that ``from_json`` of the registry turns back."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+def _label_part(name: str, value: object, default: object) -> str:
+    if value == default:
+        return ""
+    if isinstance(value, bool):
+        return name
+    if isinstance(value, tuple):
+        value = "x".join(str(item) for item in value)
+    return value if isinstance(value, str) else f"{name}={value}"
+
+
+def product(sizes: tuple[int, ...]) -> int:
+    """The number of elements of a shape."""
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
