@@ -1,0 +1,109 @@
+"""What a run found, in seconds: the records that reports render and scripts read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 1  # of the JSON report; keys may be added within a schema, never changed
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A median over rounds with its distribution-free interval, in seconds."""
+
+    value_s: float
+    low_s: float
+    high_s: float
+
+
+@dataclass(frozen=True)
+class KernelResult:
+    """One kernel of a layer: primitives that an engine runs in a single call, for some passes."""
+
+    primitives: tuple[str, ...]  # labels with sizes
+    passes: tuple[str, ...]
+    seconds: Estimate
+    flop: int
+    least_bytes: int
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What one layer costs per call of the network: alone in the engine, and in the reference."""
+
+    name: str
+    kind: str
+    kernels: tuple[KernelResult, ...]
+    engine_s: float | None  # None where no primitive covers the layer
+    reference_s: float | None
+    flop: int
+
+    @property
+    def primitives(self) -> tuple[str, ...]:
+        """The labels of the layer's primitives, each once, in the order of their first pass."""
+        return tuple(dict.fromkeys(label for k in self.kernels for label in k.primitives))
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """A network in an engine at a placement, batch and mode: predicted against measured."""
+
+    network: str
+    engine: str
+    device: str
+    threads: int
+    cpus: tuple[int, ...]
+    batch: int
+    mode: str
+    measured: Estimate
+    predicted: Estimate | None
+    dispatch_s: float  # the share of the prediction that is the cost of calling, not of kernels
+    reference_s: float | None
+    coverage: float  # share of flop that measured primitives explain, 0 to 1
+    uncovered: tuple[str, ...]  # layers without a measured primitive
+    parameters: int
+    flop: int
+    rounds: int
+    stopped_by: str  # what ended the rounds: "interval", "rounds" or "budget"
+    first_call_s: float
+    layers: tuple[LayerResult, ...]
+
+    @property
+    def error(self) -> float | None:
+        """Predicted / measured - 1."""
+        if self.predicted is None:
+            return None
+        return self.predicted.value_s / self.measured.value_s - 1
+
+    @property
+    def flop_per_s(self) -> float:
+        """The rate that the measured time implies."""
+        return self.flop / self.measured.value_s
+
+
+@dataclass(frozen=True)
+class FailureResult:
+    """A case without a measurement, and why."""
+
+    network: str
+    engine: str
+    threads: int
+    batch: int
+    mode: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a report shows of a run."""
+
+    kernelprof: str  # version that wrote the run
+    command: str
+    started: str  # ISO 8601, UTC
+    quick: bool
+    machine: dict[str, Any]
+    engines: dict[str, dict[str, Any]]
+    cases: tuple[CaseResult, ...]
+    failures: tuple[FailureResult, ...]
