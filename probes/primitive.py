@@ -80,6 +80,11 @@ class Primitive:
         """The passes that do work; a bias, for one, hands its gradient on untouched."""
         return tuple(self.reads)
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The operands that training changes: those with a gradient from the weights pass."""
+        return tuple(name[1:] for name in self.writes.get(BACKWARD_WEIGHTS, ()))
+
     def operands(self) -> dict[str, Operand]:
         """Every operand but the gradients, by name."""
         raise NotImplementedError
