@@ -46,13 +46,16 @@ class Gemm(Primitive):
     dtype: str = "float32"
 
     def operands(self) -> dict[str, Operand]:
-        a = (self.k, self.m) if self.trans_a else (self.m, self.k)
-        b = (self.n, self.k) if self.trans_b else (self.k, self.n)
+        a = ("k", "m") if self.trans_a else ("m", "k")
+        b = ("n", "k") if self.trans_b else ("k", "n")
         return {
-            "a": Operand(a, self.dtype),
-            "b": Operand(b, self.dtype, scale=self.k**-0.5),
-            "c": Operand((self.m, self.n), self.dtype),
+            "a": Operand(self._shape(a), self.dtype, axes=a),
+            "b": Operand(self._shape(b), self.dtype, scale=self.k**-0.5, axes=b),
+            "c": Operand((self.m, self.n), self.dtype, axes=("m", "n")),
         }
+
+    def _shape(self, axes: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(getattr(self, axis) for axis in axes)
 
     def flop(self, pass_: str) -> int:
         return 2 * self.m * self.n * self.k
@@ -122,12 +125,22 @@ class Conv2d(Primitive):
     def operands(self) -> dict[str, Operand]:
         group_channels = self.in_channels // self.groups
         window = group_channels * product(self.kernel)
+        inner, outer = ("in_channels", "out_channels") if self.groups == 1 else ("", "")
         return {
-            "x": Operand((self.batch, self.in_channels, self.height, self.width), self.dtype),
-            "w": Operand(
-                (self.out_channels, group_channels, *self.kernel), self.dtype, scale=window**-0.5
+            "x": Operand(
+                (self.batch, self.in_channels, self.height, self.width),
+                self.dtype,
+                axes=("batch", inner),
             ),
-            "y": Operand((self.batch, self.out_channels, *self.extent), self.dtype),
+            "w": Operand(
+                (self.out_channels, group_channels, *self.kernel),
+                self.dtype,
+                scale=window**-0.5,
+                axes=(outer, inner),
+            ),
+            "y": Operand(
+                (self.batch, self.out_channels, *self.extent), self.dtype, axes=("batch", outer)
+            ),
         }
 
     def flop(self, pass_: str) -> int:
@@ -169,16 +182,19 @@ class LstmCell(Primitive):
         hidden = (self.batch, self.hidden_size)
         scale = (self.input_size + self.hidden_size) ** -0.5
         gates = 4 * self.hidden_size
+        steps = ("", "batch")
         return {
-            "x": Operand((self.steps, self.batch, self.input_size), self.dtype),
+            "x": Operand((self.steps, self.batch, self.input_size), self.dtype, axes=steps),
             "wx": Operand((gates, self.input_size), self.dtype, scale=scale),
             "wh": Operand((gates, self.hidden_size), self.dtype, scale=scale),
             "bias": Operand((gates,), self.dtype, scale=0.1),
-            "h0": Operand(hidden, self.dtype, scale=0.5),
-            "c0": Operand(hidden, self.dtype, scale=0.5),
-            "y": Operand((self.steps, *hidden), self.dtype),
-            "gates": Operand((self.steps, self.batch, gates), self.dtype, saved=True),
-            "cells": Operand((self.steps, *hidden), self.dtype, saved=True),
+            "h0": Operand(hidden, self.dtype, scale=0.5, axes=("batch",)),
+            "c0": Operand(hidden, self.dtype, scale=0.5, axes=("batch",)),
+            "y": Operand((self.steps, *hidden), self.dtype, axes=steps),
+            "gates": Operand(
+                (self.steps, self.batch, gates), self.dtype, saved=True, axes=steps
+            ),
+            "cells": Operand((self.steps, *hidden), self.dtype, saved=True, axes=steps),
         }
 
     def flop(self, pass_: str) -> int:

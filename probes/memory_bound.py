@@ -38,12 +38,11 @@ class Bias(Primitive):
     dtype: str = "float32"
 
     def operands(self) -> dict[str, Operand]:
-        shape = (self.batch, self.channels, self.positions)
-        return {
-            "x": Operand(shape, self.dtype),
-            "bias": Operand((self.channels,), self.dtype, scale=0.1),
-            "y": Operand(shape, self.dtype),
-        }
+        image = Operand(
+            (self.batch, self.channels, self.positions), self.dtype, axes=("batch", "channels")
+        )
+        bias = Operand((self.channels,), self.dtype, scale=0.1, axes=("channels",))
+        return {"x": image, "bias": bias, "y": image}
 
     def flop(self, pass_: str) -> int:
         return self.batch * self.channels * self.positions
@@ -69,7 +68,7 @@ class Activation(Primitive):
             )
 
     def operands(self) -> dict[str, Operand]:
-        flat = Operand((self.elements,), self.dtype)
+        flat = Operand((self.elements,), self.dtype, axes=("elements",))
         return {"x": flat, "y": flat}
 
     def flop(self, pass_: str) -> int:
@@ -123,11 +122,14 @@ class Pool2d(Primitive):
         return self._extent()
 
     def operands(self) -> dict[str, Operand]:
+        axes = ("batch", "channels")
+        image = (self.batch, self.channels, self.height, self.width)
         output = (self.batch, self.channels, *self.extent)
+        saved = output if self.function == "max" else (0,)
         return {
-            "x": Operand((self.batch, self.channels, self.height, self.width), self.dtype),
-            "y": Operand(output, self.dtype),
-            "argmax": Operand(output if self.function == "max" else (0,), "int64", saved=True),
+            "x": Operand(image, self.dtype, axes=axes),
+            "y": Operand(output, self.dtype, axes=axes),
+            "argmax": Operand(saved, "int64", saved=True, axes=axes),
         }
 
     def flop(self, pass_: str) -> int:
@@ -226,8 +228,8 @@ class Dropout(Primitive):
     dtype: str = "float32"
 
     def operands(self) -> dict[str, Operand]:
-        flat = Operand((self.elements,), self.dtype)
-        return {"x": flat, "y": flat, "mask": Operand((self.elements,), "bool", saved=True)}
+        flat = Operand((self.elements,), self.dtype, axes=("elements",))
+        return {"x": flat, "y": flat, "mask": Operand((self.elements,), "bool", saved=True, axes=("elements",))}
 
     def flop(self, pass_: str) -> int:
         return 2 * self.elements
@@ -275,9 +277,11 @@ class Embedding(Primitive):
 
     def operands(self) -> dict[str, Operand]:
         return {
-            "ids": Operand((self.tokens,), "int64", upper=self.vocabulary),
-            "table": Operand((self.vocabulary, self.size), self.dtype),
-            "y": Operand((self.tokens, self.size), self.dtype),
+            "ids": Operand(
+                (self.tokens,), "int64", upper=self.vocabulary, axes=("tokens",)
+            ),
+            "table": Operand((self.vocabulary, self.size), self.dtype, axes=("", "size")),
+            "y": Operand((self.tokens, self.size), self.dtype, axes=("tokens", "size")),
         }
 
     def flop(self, pass_: str) -> int:
@@ -304,7 +308,7 @@ class Add(Primitive):
     dtype: str = "float32"
 
     def operands(self) -> dict[str, Operand]:
-        flat = Operand((self.elements,), self.dtype)
+        flat = Operand((self.elements,), self.dtype, axes=("elements",))
         return {"x": flat, "other": flat, "y": flat}
 
     def flop(self, pass_: str) -> int:
@@ -329,8 +333,8 @@ class SgdUpdate(Primitive):
     def operands(self) -> dict[str, Operand]:
         velocity = self.elements if self.momentum else 0
         return {
-            "w": Operand((self.elements,), self.dtype),
-            "v": Operand((velocity,), self.dtype),
+            "w": Operand((self.elements,), self.dtype, axes=("elements",)),
+            "v": Operand((velocity,), self.dtype, axes=("elements",)),
         }
 
     def flop(self, pass_: str) -> int:
@@ -349,7 +353,7 @@ class Copy(Primitive):
     dtype: str = "float32"
 
     def operands(self) -> dict[str, Operand]:
-        flat = Operand((self.elements,), self.dtype)
+        flat = Operand((self.elements,), self.dtype, axes=("elements",))
         return {"x": flat, "y": flat}
 
     def flop(self, pass_: str) -> int:

@@ -27,7 +27,9 @@ class Operand:
 
     ``scale`` is the standard deviation of its random data.  Integer operands are drawn from
     ``range(upper)``.  A ``saved`` operand is left by one pass for a later one (the positions of
-    the maxima, the activated gates); engines keep it in a form of their own.
+    the maxima, the activated gates); engines keep it in a form of their own.  ``axes`` names the
+    size along each leading axis that can be cut: a part of the operands along a size that every
+    result of a pass has is a smaller primitive of its own.
     """
 
     shape: Shape
@@ -35,6 +37,7 @@ class Operand:
     scale: float = 1.0
     upper: int = 0
     saved: bool = False
+    axes: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -94,7 +97,7 @@ class Primitive:
         known = self.operands()
         if name not in known and name.startswith("d") and name[1:] in known:
             primal = known[name[1:]]
-            return Operand(primal.shape, primal.dtype, saved=primal.saved)
+            return Operand(primal.shape, primal.dtype, saved=primal.saved, axes=primal.axes)
         return known[name]
 
     def flop(self, pass_: str) -> int:

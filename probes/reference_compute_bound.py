@@ -7,7 +7,7 @@ that it writes, in the order of the primitive's tables.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -28,24 +28,27 @@ _COLUMNS = 1024
 
 
 def gemm_forward(primitive: Gemm, a: Array, b: Array) -> Array:
-    """C = op(A) op(B)."""
-    return np.matmul(a.T if primitive.trans_a else a, b.T if primitive.trans_b else b)
+    """The product op(A) op(B)."""
+    c: Array = np.matmul(a.T if primitive.trans_a else a, b.T if primitive.trans_b else b)
+    return c
 
 
 def gemm_backward_data(primitive: Gemm, b: Array, dc: Array) -> Array:
-    """dA = dC op(B)^T, stored as A is."""
+    """The product dC op(B)^T, stored as A is."""
     b = b.T if primitive.trans_b else b
-    return np.matmul(b, dc.T) if primitive.trans_a else np.matmul(dc, b.T)
+    da: Array = np.matmul(b, dc.T) if primitive.trans_a else np.matmul(dc, b.T)
+    return da
 
 
 def gemm_backward_weights(primitive: Gemm, a: Array, dc: Array) -> Array:
-    """dB = op(A)^T dC, stored as B is."""
+    """The product op(A)^T dC, stored as B is."""
     a = a.T if primitive.trans_a else a
-    return np.matmul(dc.T, a) if primitive.trans_b else np.matmul(a.T, dc)
+    db: Array = np.matmul(dc.T, a) if primitive.trans_b else np.matmul(a.T, dc)
+    return db
 
 
 def conv2d_forward(primitive: Conv2d, x: Array, w: Array) -> Array:
-    """y[out_channels, windows] = w times the columns of all windows, group by group."""
+    """The filters times the columns of all windows, group by group."""
     filters = w.reshape(_filter_shape(primitive))
     y = np.empty(primitive.operand("y").shape, x.dtype)
     for block in _blocks(primitive):
@@ -56,7 +59,7 @@ def conv2d_forward(primitive: Conv2d, x: Array, w: Array) -> Array:
 
 
 def conv2d_backward_data(primitive: Conv2d, w: Array, dy: Array) -> Array:
-    """The gradients of all windows' columns, w^T times dy, added up where windows overlap."""
+    """The columns' gradients, w^T times dy, added up where windows overlap."""
     filters = w.reshape(_filter_shape(primitive)).swapaxes(1, 2)
     dx = np.empty(primitive.operand("x").shape, dy.dtype)
     for block in _blocks(primitive):
@@ -65,7 +68,7 @@ def conv2d_backward_data(primitive: Conv2d, w: Array, dy: Array) -> Array:
 
 
 def conv2d_backward_weights(primitive: Conv2d, x: Array, dy: Array) -> Array:
-    """dw = dy times the columns of all windows transposed, summed over blocks of images."""
+    """The products of dy with the transposed columns of all windows, summed over the blocks."""
     dw = np.zeros(_filter_shape(primitive), dy.dtype)
     for block in _blocks(primitive):
         columns = _columns(primitive, x[block])
@@ -123,18 +126,15 @@ def _images(primitive: Conv2d, columns: Array) -> Array:
         primitive.in_channels, *primitive.kernel, -1, *primitive.extent
     ).transpose(3, 0, 1, 2, 4, 5)
     top, bottom, left, right = primitive.padding
-    height, width = primitive.height, primitive.width
-    images = np.zeros(
-        (len(windows), primitive.in_channels, top + height + bottom, left + width + right),
-        columns.dtype,
-    )
+    height, width = top + primitive.height + bottom, left + primitive.width + right
+    images = np.zeros((len(windows), primitive.in_channels, height, width), columns.dtype)
     for i, j, pixels in window_pixels(primitive, primitive.dilation):
         images[pixels] += windows[:, :, i, j]
-    return images[:, :, top : top + height, left : left + width]
+    return unpadded(images, primitive.padding)
 
 
 def padded(images: Array, padding: tuple[int, int, int, int], fill: float = 0.0) -> Array:
-    """images[batch, channels, height, width] in a frame of ``fill``; itself without padding."""
+    """The images in a frame of ``fill``; themselves without padding."""
     if not any(padding):
         return images
     top, bottom, left, right = padding
@@ -142,12 +142,19 @@ def padded(images: Array, padding: tuple[int, int, int, int], fill: float = 0.0)
     framed = np.full(
         (batch, channels, top + height + bottom, left + width + right), fill, images.dtype
     )
-    framed[:, :, top : top + height, left : left + width] = images
+    unpadded(framed, padding)[...] = images
     return framed
 
 
+def unpadded(framed: Array, padding: tuple[int, int, int, int]) -> Array:
+    """A view of the images inside a frame."""
+    top, bottom, left, right = padding
+    height, width = framed.shape[2:]
+    return framed[:, :, top : height - bottom, left : width - right]
+
+
 def window_pixels(
-    primitive: Union[Conv2d, Pool2d], dilation: tuple[int, int] = (1, 1)
+    primitive: Conv2d | Pool2d, dilation: tuple[int, int] = (1, 1)
 ) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
     """Each kernel position, with the index of the pixel it has in every window of the images."""
     (rows, columns), (down, right) = primitive.extent, primitive.stride
@@ -172,7 +179,7 @@ def lstm_cell_forward(
     for step, z in enumerate(gates):
         z += np.matmul(h, wh.T)
         i, f, g, o = _split(z)
-        sigmoid(z[:, : 2 * hidden], out=z[:, : 2 * hidden])
+        sigmoid(z[:, : 2 * hidden], out=z[:, : 2 * hidden])  # i and f, side by side
         np.tanh(g, out=g)
         sigmoid(o, out=o)
         c = np.multiply(f, c, out=cells[step])
@@ -197,9 +204,11 @@ def lstm_cell_backward_data(
     dc = np.zeros_like(c0)
     for step in reversed(range(primitive.steps)):
         dh += dy[step]
-        _cell_backward(gates[step], cells[step], cells[step - 1] if step else c0, dh, dc, dgates[step])
+        before = cells[step - 1] if step else c0
+        _cell_backward(gates[step], cells[step], before, dh, dc, dgates[step])
         dh = np.matmul(dgates[step], wh)
-    return np.matmul(dgates.reshape(-1, len(wx)), wx).reshape(primitive.operand("x").shape), dgates
+    dx = np.matmul(dgates.reshape(-1, len(wx)), wx)
+    return dx.reshape(primitive.operand("x").shape), dgates
 
 
 def _cell_backward(
@@ -230,7 +239,8 @@ def lstm_cell_backward_weights(
 
 def _split(gates: Array) -> tuple[Array, Array, Array, Array]:
     """Views of the gates i, f, g, o that lie beside each other in (batch, 4 hidden_size)."""
-    i, f, g, o = np.split(gates, 4, axis=1)
+    hidden = gates.shape[1] // 4
+    i, f, g, o = (gates[:, first : first + hidden] for first in range(0, 4 * hidden, hidden))
     return i, f, g, o
 
 

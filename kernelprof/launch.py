@@ -1,0 +1,158 @@
+"""Start workers and talk to them: one fresh process per engine and placement."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kernelprof.errors import WorkerError
+from kernelprof.probes import boot
+from kernelprof.probes.wire import Channel, Message
+
+START_TIMEOUT_S = 180.0
+STDERR_TAIL_LINES = 12
+
+# One thread count for every pool that an engine may bring along, each fixed before it is imported.
+POOL_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+# What a user's shell may hold that would change how threads are placed or how ranges are taken.
+DROPPED_VARIABLES = (
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "OMP_PLACES",
+    "OMP_PROC_BIND",
+    "OMP_WAIT_POLICY",
+    "PYTHONHOME",
+    "PYTHONPATH",
+)
+
+
+class Worker:
+    """A running worker.  It dies with this object's ``close`` or with the host."""
+
+    def __init__(
+        self,
+        python: str,
+        adapter: str,
+        cpus: tuple[int, ...],
+        variables: dict[str, str] | None = None,
+    ) -> None:
+        """Start the process on the given CPUs, as many threads as CPUs in every pool.
+
+        Raises:
+            WorkerError: it did not start, or its engine is not there.
+        """
+        self.adapter = adapter
+        self.cpus = cpus
+        self._stderr = tempfile.TemporaryFile()
+        self._process, self._channel = self._start(python, variables or {})
+        self._receive(START_TIMEOUT_S, "starting the engine")
+
+    def _start(
+        self, python: str, variables: dict[str, str]
+    ) -> tuple[subprocess.Popen[bytes], Channel]:
+        requests_read, requests_write = os.pipe()
+        answers_read, answers_write = os.pipe()
+        command = [
+            *(python, "-I", "-B", str(Path(boot.__file__).resolve())),
+            *(self.adapter, str(requests_read), str(answers_write)),
+        ]
+        own_cpus = os.sched_getaffinity(0)
+        try:
+            # The child inherits the affinity, so it holds before its first instruction.
+            os.sched_setaffinity(0, self.cpus)
+            process = subprocess.Popen(
+                command,
+                env=worker_environment(len(self.cpus), variables),
+                pass_fds=(requests_read, answers_write),
+                stdin=subprocess.DEVNULL,
+                stdout=self._stderr,
+                stderr=self._stderr,
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(requests_write)
+            os.close(answers_read)
+            raise WorkerError("no_engine", f"cannot run {python}: {error}") from error
+        finally:
+            os.sched_setaffinity(0, own_cpus)
+            os.close(requests_read)
+            os.close(answers_write)
+        return process, Channel(os.fdopen(answers_read, "rb"), os.fdopen(requests_write, "wb"))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def ask(self, verb: str, timeout_s: float, **arguments: Any) -> Message:
+        """Send a request and wait for its answer.
+
+        Raises:
+            WorkerError: the worker answered with a failure, crashed, or did not answer in time.
+        """
+        try:
+            self._channel.send({"do": verb, **arguments})
+        except OSError:
+            raise self._crashed() from None
+        return self._receive(timeout_s, verb)
+
+    def _receive(self, timeout_s: float, doing: str) -> Message:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._channel.incoming, selectors.EVENT_READ)
+            if not selector.select(timeout_s):
+                self.close()
+                raise WorkerError(
+                    "timeout", f"no answer within {timeout_s:.0f} s ({doing}); worker ended"
+                )
+        answer = self._channel.receive()
+        if answer is None:
+            raise self._crashed()
+        if "failure" in answer:
+            raise WorkerError(answer["failure"]["kind"], answer["failure"]["reason"])
+        result: Message = answer["ok"]
+        return result
+
+    def _crashed(self) -> WorkerError:
+        status = self._process.wait()
+        how = f"exit status {status}"
+        if status < 0:
+            how = f"signal {signal.Signals(-status).name}"
+        tail = self.stderr_tail()
+        return WorkerError("crash", f"the worker ended with {how}" + (f": {tail}" if tail else ""))
+
+    def stderr_tail(self) -> str:
+        """The last lines that the worker or its engine printed."""
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return "\n".join(lines[-STDERR_TAIL_LINES:])
+
+    def close(self) -> None:
+        """End the process."""
+        if self.alive:
+            self._process.kill()
+        self._process.wait()
+        self._channel.incoming.close()
+        try:
+            self._channel.outgoing.close()
+        except BrokenPipeError:  # a request that the worker never read
+            pass
+        self._stderr.close()
+
+
+def worker_environment(threads: int, variables: dict[str, str]) -> dict[str, str]:
+    """The host's environment with every pool set to ``threads``, then the engine's variables."""
+    environment = {k: v for k, v in os.environ.items() if k not in DROPPED_VARIABLES}
+    environment.update(dict.fromkeys(POOL_VARIABLES, str(threads)))
+    environment.update({"PYTHONUNBUFFERED": "1", "OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"})
+    return {**environment, **variables}

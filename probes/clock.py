@@ -1,0 +1,120 @@
+"""How a block of calls is timed.
+
+The clock is a parameter everywhere, so that tests count on a fake one instead of sleeping.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+Now = Callable[[], int]
+
+UNROLLED = 16
+HARNESS_SHARE = 1e-3  # of a sample; blocks are made long enough to keep below it
+STEADY_SHARE = 0.05  # warm once a call is not faster than the best before by more than this
+
+
+@dataclass(frozen=True)
+class ClockFacts:
+    """What the clock and the harness cost, in nanoseconds.
+
+    ``block_ns`` is the time of an empty block; ``loop_ns`` is what the loop adds per call.
+    """
+
+    resolution_ns: int
+    block_ns: float
+    loop_ns: float
+
+    def harness_ns(self, calls: int) -> float:
+        """The harness's own share of a sample of ``calls`` calls."""
+        return self.block_ns + self.loop_ns * calls
+
+    @property
+    def least_sample_ns(self) -> float:
+        """The shortest sample in which the harness stays below its share."""
+        return max(1.1 * self.block_ns / HARNESS_SHARE, 100.0 * self.resolution_ns)
+
+
+def time_block(
+    call: Callable[[], Any],
+    calls: int,
+    held: list[Any],
+    place: int,
+    releases: tuple[int, ...] = (),
+    finish: Optional[Callable[[], object]] = None,
+    now: Now = time.perf_counter_ns,
+) -> int:
+    """Nanoseconds that ``calls`` calls take, with what the network does after each.
+
+    The last result is kept in ``held[place]`` and the results at ``releases`` are dropped, inside
+    the timed block: to free memory is part of a network's work.  ``finish`` waits for an engine
+    that works asynchronously.
+    """
+    start = now()
+    for _ in range((calls - 1) // UNROLLED):
+        call(), call(), call(), call(), call(), call(), call(), call()
+        call(), call(), call(), call(), call(), call(), call(), call()
+    for _ in range((calls - 1) % UNROLLED):
+        call()
+    held[place] = call()
+    for other in releases:
+        held[other] = None
+    if finish is not None:
+        finish()
+    return now() - start
+
+
+def clock_facts(now: Now = time.perf_counter_ns) -> ClockFacts:
+    """Measure the clock's resolution and the cost of the harness.
+
+    Raises:
+        RuntimeError: the clock stands still.
+    """
+    steps = [later - earlier for earlier, later in _successive(now, 2000)]
+    ticks = [step for step in steps if step > 0]
+    if not ticks:
+        raise RuntimeError("the clock does not advance; no sample can be timed with it")
+    held: list[Any] = [None]
+    blocks = sorted(time_block(_nothing, 1, held, 0, now=now) for _ in range(501))
+    return ClockFacts(min(ticks), float(blocks[250]), _loop_ns(now) / UNROLLED)
+
+
+def _successive(now: Now, count: int) -> list[tuple[int, int]]:
+    readings = [now() for _ in range(count)]
+    return list(zip(readings, readings[1:]))
+
+
+def _loop_ns(now: Now) -> float:
+    turns = 4096
+    times = []
+    for _ in range(11):
+        start = now()
+        for _ in range(turns):
+            pass
+        times.append(now() - start)
+    return sorted(times)[5] / turns
+
+
+def _nothing() -> None:
+    return None
+
+
+def calls_per_sample(call_ns: float, facts: ClockFacts) -> int:
+    """How many calls make a sample long enough for the clock."""
+    return max(1, int(-(-facts.least_sample_ns // max(call_ns, 1.0))))
+
+
+def warm_up(call: Callable[[], int], budget_ns: int, steady: int = 3) -> list[int]:
+    """Time single calls until ``steady`` in a row bring no better time, or the budget is spent.
+
+    ``call`` returns its own duration.  At least ``steady`` + 1 durations come back.
+    """
+    durations = [call()]
+    since_best = 0
+    while since_best < steady and (sum(durations) < budget_ns or len(durations) <= steady):
+        best = min(durations)
+        durations.append(call())
+        since_best = 0 if durations[-1] < best * (1 - STEADY_SHARE) else since_best + 1
+    return durations

@@ -1,0 +1,111 @@
+"""Random data of sane scale: uniform, with the standard deviation that an operand asks for."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import numpy as np
+
+from .decompose import Kernel
+from .network import TRAIN, Network
+from .primitive import Operand, Primitive
+
+Arrays = dict[str, Any]  # operand name -> numpy array
+Parameters = dict[tuple[str, int, str], Any]  # (layer, member, operand) -> numpy array
+
+
+def random_array(operand: Operand, random: np.random.Generator) -> Any:
+    """An array for an operand."""
+    if operand.upper:
+        return random.integers(operand.upper, size=operand.shape, dtype=operand.dtype)
+    values = random.random(operand.shape, dtype=operand.dtype)
+    values -= 0.5
+    values *= 12**0.5 * operand.scale  # a uniform variable of width 1 deviates by 12**-0.5
+    return values
+
+
+def primitive_arrays(primitive: Primitive, random: np.random.Generator) -> Arrays:
+    """Data for the operands that come from outside: those of the first pass, and the gradient."""
+    names = list(primitive.reads[primitive.passes[0]])
+    gradient = f"d{primitive.output}"
+    if any(gradient in reads for reads in primitive.reads.values()):
+        names.append(gradient)
+    arrays = {name: random_array(primitive.operand(name), random) for name in names}
+    if "running_variance" in arrays:
+        arrays["running_variance"] += 1.0
+    return arrays
+
+
+class NetworkData:
+    """The data of a network at a batch: for its layers one by one, and for it as a whole.
+
+    The layers' arrays are made on first use and shared by all kernels of a layer, as its passes
+    share them in a network.
+    """
+
+    def __init__(self, network: Network, batch: int, seed: int = 0) -> None:
+        self.network = network
+        self.batch = batch
+        self._random = np.random.default_rng(seed)
+        self._layers: dict[str, list[Arrays]] = {}
+        self._parameters: Optional[Parameters] = None
+
+    def layer(self, name: str) -> list[Arrays]:
+        """The arrays of each primitive of a layer."""
+        if name not in self._layers:
+            layer = self.network.layer(name)
+            self._layers[name] = [
+                primitive_arrays(primitive, self._random)
+                for primitive in self.network.primitives(layer, self.batch, TRAIN)
+            ]
+        return self._layers[name]
+
+    def kernel(self, kernel: Kernel) -> list[Arrays]:
+        """The arrays of each primitive of a kernel; an update works on its layer's parameters."""
+        if kernel.members:
+            layer = self.layer(kernel.layer)
+            return [layer[member] for member in kernel.members]
+        arrays = [primitive_arrays(primitive, self._random) for primitive in kernel.primitives]
+        if kernel.primitives[0].kind == "sgd_update":
+            for own, trained in zip(arrays, self._trained(kernel.layer)):
+                own["w"] = trained.reshape(-1)
+        return arrays
+
+    def _trained(self, name: str) -> list[Any]:
+        primitives = self.network.primitives(self.network.layer(name), self.batch, TRAIN)
+        return [
+            arrays[operand]
+            for primitive, arrays in zip(primitives, self.layer(name))
+            for operand in primitive.parameters
+        ]
+
+    def parameters(self) -> Parameters:
+        """All trained arrays of the whole network: not those of its layers' kernels."""
+        if self._parameters is None:
+            self._parameters = {
+                (layer.name, member, name): self.layer(layer.name)[member][name].copy()
+                for layer in self.network.layers
+                for member, primitive in enumerate(
+                    self.network.primitives(layer, self.batch, TRAIN)
+                )
+                for name in primitive.parameters
+            }
+        return self._parameters
+
+    def input(self) -> Any:
+        """The network's data: batch first, but after the steps of a sequence of ids."""
+        source = self.network.input
+        if source.vocabulary:
+            steps = source.shape[0]
+            ids = Operand((steps, self.batch), "int64", upper=source.vocabulary)
+            return random_array(ids, self._random)
+        return random_array(Operand((self.batch, *source.shape), "float32"), self._random)
+
+    def labels(self) -> Any:
+        """Random classes, one for each row that the loss sees."""
+        losses = [layer for layer in self.network.layers if layer.kind == "loss"]
+        if not losses:
+            return None
+        (loss,) = self.network.primitives(losses[0], self.batch, TRAIN)
+        return random_array(loss.operand("labels"), self._random)
+

@@ -1,0 +1,102 @@
+"""The contract of an engine adapter, and the registry of adapters."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from .data import Arrays, NetworkData
+from .decompose import Fusion, Kernel
+from .network import Network
+
+Call = Callable[[], Any]
+
+
+class Unsupported(Exception):  # noqa: N818  a fact about the engine, not a fault
+    """The engine truly cannot do this; the message says why."""
+
+
+class WholeNetwork:
+    """A network built in an engine: one ``call`` is one inference or one training step.
+
+    A training step is forward, loss, backward, update, and the dropping of the gradients.
+    """
+
+    parameters: int
+
+    def call(self) -> Any:
+        """Run once, as fast as the engine can."""
+        raise NotImplementedError
+
+    def evaluate(self) -> Arrays:
+        """Results to check: ``output`` of an inference; ``loss`` and the gradients of training.
+
+        A gradient is called ``layer.member.operand``.  Weights are left as they were.
+        """
+        raise NotImplementedError
+
+
+class Engine:
+    """An engine in this process.  Built once per worker, after affinity and variables are set."""
+
+    fusion = Fusion()
+
+    def facts(self) -> dict[str, Any]:
+        """Version and settings that bear on speed: precision, layout, libraries."""
+        raise NotImplementedError
+
+    def threads(self) -> int:
+        """The size of the pool that kernels run on, asked of the library."""
+        raise NotImplementedError
+
+    def scope(self, training: bool) -> AbstractContextManager[object]:
+        """What blocks of calls run within: an engine's switch for inference, say."""
+        return nullcontext()
+
+    def kernel(self, kernel: Kernel, arrays: list[Arrays], training: bool) -> Call:
+        """A call that runs the kernel once on these arrays and returns its results.
+
+        Raises:
+            Unsupported: the engine has no such kernel.
+        """
+        raise NotImplementedError
+
+    def fetch(self, kernel: Kernel, result: Any) -> Arrays:
+        """What a call returned, as NumPy arrays by operand name (an update's as w0, w1, ...)."""
+        raise NotImplementedError
+
+    def network(self, network: Network, mode: str, data: NetworkData) -> WholeNetwork:
+        """The whole network with weights, input and labels of its own.
+
+        Raises:
+            Unsupported: the engine cannot build it.
+        """
+        raise NotImplementedError
+
+    finish: Optional[Callable[[], object]] = None
+    """Waits until all calls are done; None for an engine whose calls return when they are."""
+
+
+ADAPTERS = {"numpy": "on_numpy", "torch": "on_torch"}
+
+
+def start(adapter: str) -> Engine:
+    """The engine of an adapter: a name of the registry, or the path of a Python file.
+
+    Raises:
+        ImportError: the engine is not installed in this interpreter.
+    """
+    if adapter in ADAPTERS:
+        module = importlib.import_module(f".{ADAPTERS[adapter]}", __package__)
+    else:
+        name = f"{__package__}.{Path(adapter).stem}"
+        spec = importlib.util.spec_from_file_location(name, adapter)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"no adapter at {adapter}")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    engine: Engine = module.start()
+    return engine

@@ -1,0 +1,143 @@
+"""A whole network on the NumPy reference kernels, in any floating-point type.
+
+In float32 it is the numpy engine's network; in float64 the oracle of every other engine's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .data import Arrays, NetworkData, Parameters
+from .engine import WholeNetwork
+from .layers import Layer
+from .network import TRAIN, Network
+from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive, product
+from .memory_bound import SgdUpdate
+from .reference import run
+
+
+class NumpyNetwork(WholeNetwork):
+    """Layers in order, then backwards; values flow through dictionaries, one per primitive."""
+
+    def __init__(self, network: Network, mode: str, data: NetworkData, dtype: str = "float32"):
+        self.network = network
+        self.mode = mode
+        self.dtype = dtype
+        self.data = _cast(data.input(), dtype)
+        self.labels = data.labels() if mode == TRAIN else None
+        self.trained: Parameters = {k: _cast(v, dtype) for k, v in data.parameters().items()}
+        self.velocity = {k: np.zeros_like(v) for k, v in self.trained.items()}
+        self.primitives = {
+            layer.name: network.primitives(layer, data.batch, mode) for layer in network.layers
+        }
+        self.parameters = sum(array.size for array in self.trained.values())
+
+    def call(self) -> Any:
+        if self.mode != TRAIN:
+            return self._forward()[0]
+        gradients = self._gradients()[1]
+        for key, gradient in gradients.items():
+            self._update(key, gradient)
+        return None
+
+    def evaluate(self) -> Arrays:
+        if self.mode != TRAIN:
+            return {"output": self._forward()[0]}
+        loss, gradients = self._gradients()
+        return {"loss": loss, **{".".join(map(str, key)): g for key, g in gradients.items()}}
+
+    def _forward(self) -> tuple[Any, dict[str, list[Arrays]]]:
+        """The output of the last layer, and all values for the way back."""
+        outputs: Arrays = {self.network.input.name: self.data}
+        states: dict[str, list[Arrays]] = {}
+        for layer in self.network.layers[1:]:
+            states[layer.name], outputs[layer.name] = self._run_layer(layer, outputs)
+            self._drop_unread(layer, outputs)
+        return outputs[self.network.layers[-1].name], states
+
+    def _run_layer(self, layer: Layer, outputs: Arrays) -> tuple[list[Arrays], Any]:
+        value = outputs[layer.inputs[0]]
+        states = []
+        for member, primitive in enumerate(self.primitives[layer.name]):
+            state = self._operands(layer, member, primitive)
+            state[primitive.input] = value
+            if len(layer.inputs) > 1:
+                state["other"] = outputs[layer.inputs[1]].reshape(-1)
+            state[primitive.input] = value.reshape(primitive.operand(primitive.input).shape)
+            state.update(run(primitive, FORWARD, state))
+            value = state[primitive.output]
+            states.append(state if self.mode == TRAIN else {})
+        return states, value
+
+    def _operands(self, layer: Layer, member: int, primitive: Primitive) -> Arrays:
+        """Parameters, labels and the zero state that a primitive reads beside its input."""
+        state: Arrays = {}
+        for name in primitive.reads[FORWARD]:
+            if (layer.name, member, name) in self.trained:
+                state[name] = self.trained[layer.name, member, name]
+            elif name == "labels":
+                state[name] = self.labels
+            elif name in ("h0", "c0", "running_mean"):
+                state[name] = np.zeros(primitive.operand(name).shape, self.dtype)
+            elif name == "running_variance":
+                state[name] = np.ones(primitive.operand(name).shape, self.dtype)
+        return state
+
+    def _drop_unread(self, layer: Layer, outputs: Arrays) -> None:
+        """Forget outputs that no later layer reads, as an engine does."""
+        rest = self.network.layers[self.network.layers.index(layer) + 1 :]
+        read = {name for later in rest for name in later.inputs}
+        for name in layer.inputs:
+            if name not in read:
+                outputs.pop(name, None)
+
+    def _gradients(self) -> tuple[Any, Parameters]:
+        loss, states = self._forward()
+        gradients: Parameters = {}
+        arriving: Arrays = {}
+        for layer in reversed(self.network.layers[1:]):
+            gradient = arriving.pop(layer.name, None)
+            for member in reversed(range(len(self.primitives[layer.name]))):
+                primitive = self.primitives[layer.name][member]
+                state = states[layer.name][member]
+                gradient = self._backward(layer, primitive, state, gradient)
+                for name in primitive.parameters:
+                    gradients[layer.name, member, name] = state[f"d{name}"]
+            states.pop(layer.name)
+            if gradient is not None:
+                self._hand_on(layer, gradient, arriving)
+        return loss, gradients
+
+    def _backward(
+        self, layer: Layer, primitive: Primitive, state: Arrays, gradient: Any
+    ) -> Any:
+        """Run the backward passes that training asks for; the gradient of the input, if any."""
+        if gradient is not None:
+            shape = primitive.operand(primitive.output).shape
+            state[f"d{primitive.output}"] = gradient.reshape(shape)
+        passes = self.network.passes(layer, primitive, TRAIN)
+        for pass_ in (BACKWARD_DATA, BACKWARD_WEIGHTS):
+            if pass_ in passes:
+                state.update(run(primitive, pass_, state))
+        if BACKWARD_DATA in primitive.passes:
+            return state.get(f"d{primitive.input}")
+        return gradient
+
+    def _hand_on(self, layer: Layer, gradient: Any, arriving: Arrays) -> None:
+        for name in layer.inputs:
+            if name in arriving:
+                arriving[name] = arriving[name].reshape(-1) + gradient.reshape(-1)
+            else:
+                arriving[name] = gradient
+
+    def _update(self, key: tuple[str, int, str], gradient: Any) -> None:
+        update = SgdUpdate(product(gradient.shape), self.network.momentum)
+        velocity = self.velocity[key] if self.network.momentum else np.empty(0, self.dtype)
+        weights = self.trained[key].reshape(-1)
+        run(update, UPDATE, {"w": weights, "dw": gradient.reshape(-1), "v": velocity.reshape(-1)})
+
+
+def _cast(array: Any, dtype: str) -> Any:
+    return array.astype(dtype, copy=False) if array.dtype.kind == "f" else array

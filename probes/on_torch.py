@@ -1,0 +1,363 @@
+"""The torch engine: eager PyTorch, as its users call it.
+
+A forward kernel is one call of ``torch.nn.functional``; a backward kernel is that call's node of
+the autograd graph, asked for the gradients of one pass.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Callable, NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the name that every torch user knows
+
+from .compute_bound import Conv2d, Gemm
+from .data import Arrays, NetworkData
+from .decompose import Fusion, Kernel
+from .engine import Call, Engine, Unsupported, WholeNetwork
+from .layers import Layer
+from .memory_bound import (
+    Activation,
+    BatchNorm,
+    Dropout,
+    LocalResponseNorm,
+    Pool2d,
+    SgdUpdate,
+)
+from .network import TRAIN, Network
+from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive, Shape
+
+WITH_BIAS = (("conv2d", "bias"), ("gemm", "bias"))
+Tensors = dict[str, Any]  # operand name -> torch.Tensor
+Chain = tuple[Primitive, ...]
+
+# What works element by element, or channel by channel, takes images as they come.
+ANY_SHAPE = ("activation", "add", "batch_norm", "copy", "dropout", "lrn")
+
+
+def start() -> Engine:
+    """The engine in this process."""
+    return TorchEngine()
+
+
+class TorchEngine(Engine):
+    """Convolutions and matrix products take their bias along, forwards and backwards."""
+
+    fusion = Fusion({FORWARD: WITH_BIAS, BACKWARD_WEIGHTS: WITH_BIAS}, ("lstm_cell",))
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "version": torch.__version__,
+            "precision": f"float32, matrix products {torch.get_float32_matmul_precision()}",
+            "layout": "NCHW",
+            "fc_weights": "(out, in)",
+            "lstm_biases": "2; the recurrent one is zero and not trained",
+            "onednn": torch.backends.mkldnn.is_available(),
+            "mkl": torch.backends.mkl.is_available(),
+        }
+
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
+    def scope(self, training: bool) -> AbstractContextManager[object]:
+        return nullcontext() if training else torch.inference_mode()
+
+    def kernel(self, kernel: Kernel, arrays: list[Arrays], training: bool) -> Call:
+        if kernel.passes == (UPDATE,):
+            return _update(kernel.primitives, arrays)
+        kinds = tuple(primitive.kind for primitive in kernel.primitives)
+        if kinds not in OPERATORS:
+            raise Unsupported(f"no operator for {' + '.join(kinds)}")
+        operator = partial(OPERATORS[kinds], kernel.primitives)
+        tensors = _tensors(kernel, arrays)
+        if kernel.passes == (FORWARD,):
+            if training:
+                _require_gradients(kernel, tensors, (BACKWARD_DATA, BACKWARD_WEIGHTS))
+            return partial(operator, tensors)
+        wanted = _require_gradients(kernel, tensors, kernel.passes)
+        output = operator(tensors)
+        last = kernel.primitives[-1]
+        gradient = tensors.get(f"d{last.output}", torch.ones(1)).view(output.shape)
+        return partial(torch.autograd.grad, output, wanted, gradient, retain_graph=True)
+
+    def fetch(self, kernel: Kernel, result: Any) -> Arrays:
+        if kernel.passes == (UPDATE,):
+            names = [f"w{place}" for place in range(len(kernel.primitives))]
+        elif kernel.passes == (FORWARD,):
+            names = [kernel.primitives[-1].output]
+            result = [result]
+        else:
+            names = [f"d{name}" for name in _differentiated(kernel, kernel.passes)]
+        arrays = {name: tensor.detach().numpy() for name, tensor in zip(names, result)}
+        if kernel.primitives[-1].kind == "dropout" and kernel.passes == (FORWARD,):
+            arrays["mask"] = arrays["y"] != 0
+        return arrays
+
+    def network(self, network: Network, mode: str, data: NetworkData) -> WholeNetwork:
+        return TorchNetwork(network, mode, data)
+
+
+def _tensors(kernel: Kernel, arrays: list[Arrays]) -> Tensors:
+    """The operands of a kernel; inner ones of a chain are the engine's own business."""
+    tensors: Tensors = {}
+    for place, (primitive, own) in enumerate(zip(kernel.primitives, arrays)):
+        for name, array in own.items():
+            inner_input = place > 0 and name == primitive.input
+            inner_gradient = primitive is not kernel.primitives[-1] and name.startswith("d")
+            if not inner_input and not inner_gradient:
+                tensors[name] = torch.from_numpy(array)
+    _complete(kernel.primitives, tensors)
+    return tensors
+
+
+def _complete(chain: Chain, tensors: Tensors) -> None:
+    """Add what torch wants and the primitive does not have: an LSTM's second bias."""
+    if chain[0].kind == "lstm_cell":
+        tensors["recurrent_bias"] = torch.zeros_like(tensors["bias"])
+
+
+def _differentiated(kernel: Kernel, passes: tuple[str, ...]) -> list[str]:
+    """The operands whose gradients these passes yield."""
+    names = []
+    if BACKWARD_DATA in passes:
+        names.append(kernel.primitives[0].input)
+    if BACKWARD_WEIGHTS in passes:
+        names += [name for primitive in kernel.primitives for name in primitive.parameters]
+    return names
+
+
+def _require_gradients(kernel: Kernel, tensors: Tensors, passes: tuple[str, ...]) -> list[Any]:
+    wanted = [tensors[name] for name in _differentiated(kernel, passes)]
+    return [tensor.requires_grad_() for tensor in wanted if tensor.is_floating_point()]
+
+
+def _update(primitives: Chain, arrays: list[Arrays]) -> Call:
+    """The in-place arithmetic of torch.optim.SGD, for each parameter of a layer."""
+    steps = []
+    for primitive, own in zip(primitives, arrays):
+        assert isinstance(primitive, SgdUpdate)
+        weights, gradient, velocity = (torch.from_numpy(own[name]) for name in ("w", "dw", "v"))
+        steps.append((weights, gradient, velocity, primitive.momentum, -primitive.learning_rate))
+
+    def call() -> list[Any]:
+        for weights, gradient, velocity, momentum, rate in steps:
+            if momentum:
+                gradient = velocity.mul_(momentum).add_(gradient)
+            weights.add_(gradient, alpha=rate)
+        return [weights for weights, *_ in steps]
+
+    return call
+
+
+# Operators: from the operands of a chain of primitives to the output of its last one.
+
+
+def _conv2d(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, Conv2d)
+    x, padding = _padded(t["x"], p.padding)
+    return F.conv2d(x, t["w"], t.get("bias"), p.stride, padding, p.dilation, p.groups)
+
+
+def _padded(x: Any, padding: tuple[int, int, int, int], value: float = 0.0) -> tuple[Any, Any]:
+    """The image, and the symmetric padding that the operator itself can add."""
+    top, bottom, left, right = padding
+    if top == bottom and left == right:
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+
+
+def _gemm(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, Gemm)
+    a, b = (t["a"].t() if p.trans_a else t["a"]), t["b"]
+    if "bias" in t:
+        return F.linear(a, b if p.trans_b else b.t(), t["bias"])
+    return torch.mm(a, b.t() if p.trans_b else b)
+
+
+def _lstm_cell(chain: Chain, t: Tensors) -> Any:
+    """The fused LSTM; torch wants two biases, so the second stays zero."""
+    weights = [t["wx"], t["wh"], t["bias"], t["recurrent_bias"]]
+    state = [t["h0"].unsqueeze(0), t["c0"].unsqueeze(0)]
+    return torch.lstm(t["x"], state, weights, True, 1, 0.0, False, False, False)[0]
+
+
+def _bias(chain: Chain, t: Tensors) -> Any:
+    return t["x"] + t["bias"].view(1, -1, 1)
+
+
+def _activation(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, Activation)
+    return getattr(torch, p.function)(t["x"])
+
+
+def _pool2d(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, Pool2d)
+    if p.function == "max":
+        x, padding = _padded(t["x"], p.padding, float("-inf"))
+        return F.max_pool2d(x, p.kernel, p.stride, padding, ceil_mode=p.ceil)
+    x, padding = _padded(t["x"], p.padding)
+    return F.avg_pool2d(x, p.kernel, p.stride, padding, ceil_mode=p.ceil)
+
+
+def _lrn(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, LocalResponseNorm)
+    return F.local_response_norm(t["x"], p.size, p.alpha, p.beta, p.k)
+
+
+def _batch_norm(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, BatchNorm)
+    running = (None, None) if p.training else (t["running_mean"], t["running_variance"])
+    return F.batch_norm(t["x"], *running, t["gamma"], t["beta"], p.training, 0.1, p.epsilon)
+
+
+def _dropout(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, Dropout)
+    return F.dropout(t["x"], p.rate)
+
+
+def _softmax_loss(chain: Chain, t: Tensors) -> Any:
+    return F.cross_entropy(t["x"], t["labels"])
+
+
+def _embedding(chain: Chain, t: Tensors) -> Any:
+    return F.embedding(t["ids"], t["table"])
+
+
+def _add(chain: Chain, t: Tensors) -> Any:
+    return t["x"] + t["other"]
+
+
+def _copy(chain: Chain, t: Tensors) -> Any:
+    return t["x"].clone()
+
+
+OPERATORS: dict[tuple[str, ...], Callable[[Chain, Tensors], Any]] = {
+    ("conv2d",): _conv2d,
+    ("conv2d", "bias"): _conv2d,
+    ("gemm",): _gemm,
+    ("gemm", "bias"): _gemm,
+    ("lstm_cell",): _lstm_cell,
+    ("bias",): _bias,
+    ("activation",): _activation,
+    ("pool2d",): _pool2d,
+    ("lrn",): _lrn,
+    ("batch_norm",): _batch_norm,
+    ("dropout",): _dropout,
+    ("softmax_loss",): _softmax_loss,
+    ("embedding",): _embedding,
+    ("add",): _add,
+    ("copy",): _copy,
+}
+
+
+class Step(NamedTuple):
+    """One layer of a network: what to call, on which values, and which values to drop after."""
+
+    operator: Callable[[Tensors], Any]
+    constants: Tensors
+    inputs: tuple[tuple[str, str, Optional[Shape]], ...]  # operand, layer, shape to view it in
+    layer: str
+    drops: tuple[str, ...]
+
+
+class TorchNetwork(WholeNetwork):
+    """The functions of the kernels one after another; autograd and torch.optim.SGD do the rest."""
+
+    def __init__(self, network: Network, mode: str, data: NetworkData) -> None:
+        self.mode = mode
+        self.trained = {
+            key: torch.from_numpy(array).requires_grad_(mode == TRAIN)
+            for key, array in data.parameters().items()
+        }
+        self.parameters = sum(tensor.numel() for tensor in self.trained.values())
+        self.input = network.input.name, torch.from_numpy(data.input())
+        self.labels = torch.from_numpy(data.labels()) if mode == TRAIN else None
+        self.steps = self._steps(network, data.batch)
+        if mode == TRAIN:
+            self.optimizer = torch.optim.SGD(
+                list(self.trained.values()), lr=1e-4, momentum=network.momentum
+            )
+
+    def _steps(self, network: Network, batch: int) -> list[Step]:
+        active = [layer for layer in network.layers if network.primitives(layer, batch, self.mode)]
+        alias = {network.input.name: network.input.name}
+        steps: list[Step] = []
+        for layer in network.layers[1:]:
+            alias[layer.name] = layer.name if layer in active else alias[layer.inputs[0]]
+        for place, layer in enumerate(active):
+            later = {alias[name] for other in active[place + 1 :] for name in other.inputs}
+            sources = [alias[name] for name in layer.inputs]
+            primitives = network.primitives(layer, batch, self.mode)
+            steps.append(self._step(layer, primitives, sources, tuple(set(sources) - later)))
+        return steps
+
+    def _step(
+        self, layer: Layer, primitives: Chain, sources: list[str], drops: tuple[str, ...]
+    ) -> Step:
+        kinds = tuple(primitive.kind for primitive in primitives)
+        if kinds not in OPERATORS:
+            raise Unsupported(f"layer {layer.name}: no operator for {' + '.join(kinds)}")
+        constants: Tensors = {}
+        for member, primitive in enumerate(primitives):
+            constants.update(self._constants(layer, member, primitive))
+        _complete(primitives, constants)
+        first = primitives[0]
+        shape = None if first.kind in ANY_SHAPE else first.operand(first.input).shape
+        inputs = ((first.input, sources[0], shape), *(("other", name, None) for name in sources[1:]))
+        return Step(partial(OPERATORS[kinds], primitives), constants, inputs, layer.name, drops)
+
+    def _constants(self, layer: Layer, member: int, primitive: Primitive) -> Tensors:
+        """Parameters, labels and the zero state that a primitive reads beside its input."""
+        tensors: Tensors = {}
+        for name in primitive.reads[FORWARD]:
+            shape = primitive.operand(name).shape
+            if (layer.name, member, name) in self.trained:
+                tensors[name] = self.trained[layer.name, member, name]
+            elif name == "labels":
+                tensors[name] = self.labels
+            elif name in ("h0", "c0", "running_mean"):
+                tensors[name] = torch.zeros(shape)
+            elif name == "running_variance":
+                tensors[name] = torch.ones(shape)
+        return tensors
+
+    def call(self) -> Any:
+        if self.mode != TRAIN:
+            return self._forward()
+        self._forward().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return None
+
+    def _forward(self) -> Any:
+        values = dict([self.input])
+        for operator, constants, inputs, layer, drops in self.steps:
+            tensors = dict(constants)
+            for name, source, shape in inputs:
+                value = values[source]
+                tensors[name] = value if shape is None else value.view(shape)
+            values[layer] = operator(tensors)
+            for source in drops:
+                del values[source]
+        return values[layer]
+
+    def evaluate(self) -> Arrays:
+        if self.mode != TRAIN:
+            with torch.inference_mode():
+                return {"output": self._forward().numpy()}
+        loss = self._forward()
+        loss.backward()
+        gradients = {
+            ".".join(map(str, key)): tensor.grad.numpy() for key, tensor in self.trained.items()
+        }
+        self.optimizer.zero_grad()
+        return {"loss": loss.detach().numpy(), **gradients}

@@ -1,0 +1,136 @@
+"""The worker: one engine in one process, answering requests until the host closes the pipe.
+
+A request is ``{"do": VERB, ...}``.  An answer is ``{"ok": ...}``, or ``{"failure": {"kind",
+"reason"}}`` when the engine could not do what was asked; the worker lives on after either.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import sys
+import time
+import traceback
+from typing import Any, Optional
+
+import numpy as np
+
+from .circumstances import Disturbance
+from .clock import clock_facts
+from .data import NetworkData
+from .engine import Engine, Unsupported
+from .network import Network
+from .oracle import WrongResultError
+from .placement import thread_cpus
+from .ranges import Ranges
+from .subject import Subject
+from .wire import Channel, Message
+
+
+class Worker:
+    """Holds the engine, and the subjects that are being measured."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.clock = clock_facts()
+        self.ranges = Ranges()
+        self.subjects: dict[str, Subject] = {}
+        self.verbs = {
+            "facts": self.facts,
+            "build": self.build,
+            "turn": self.turn,
+            "drop": self.drop,
+        }
+
+    def serve(self, channel: Channel) -> None:
+        """Answer requests until the host is gone."""
+        while True:
+            request = channel.receive()
+            if request is None:
+                return
+            channel.send(self.answer(request))
+
+    def answer(self, request: Message) -> Message:
+        """Do what a request asks; what the engine cannot do becomes a failure."""
+        try:
+            verb = self.verbs[request.pop("do")]
+            return {"ok": verb(**request)}
+        except Exception as error:  # noqa: BLE001  whatever an engine raises must reach the host
+            traceback.print_exc(file=sys.stderr)
+            return {"failure": failure_of(error)}
+
+    def facts(self) -> Message:
+        """What this worker is and where it runs."""
+        return {
+            **self.engine.facts(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "pid": os.getpid(),
+            "threads": self.engine.threads(),
+            "thread_cpus": {str(tid): list(cpus) for tid, cpus in thread_cpus().items()},
+            "clock_resolution_ns": self.clock.resolution_ns,
+            "clock_block_ns": self.clock.block_ns,
+            "clock_loop_ns": self.clock.loop_ns,
+        }
+
+    def build(
+        self,
+        network: Message,
+        batch: int,
+        subjects: dict[str, Message],
+        seed: int,
+        warm_up_s: float,
+    ) -> Message:
+        """Build subjects of one network, by name; they share the data of its layers.
+
+        Each subject is ``{"mode", "whole"}``; without ``whole`` only its kernels are built.
+        """
+        data = NetworkData(Network.from_json(network), batch, seed)
+        answers = {}
+        for name, asked in subjects.items():
+            started = time.perf_counter_ns()
+            try:
+                subject = Subject(self.engine, self.clock, self.ranges, data, **asked)
+                warming_ns = subject.warm_up(int(warm_up_s * 1e9))
+                self.subjects[name] = subject
+                built_ns = time.perf_counter_ns() - started - warming_ns
+                answers[name] = {**subject.describe(), "built_ns": built_ns, "warm_ns": warming_ns}
+            except Exception as error:  # noqa: BLE001  one subject's fault is not another's
+                traceback.print_exc(file=sys.stderr)
+                answers[name] = {"failure": failure_of(error)}
+        gc.collect()
+        gc.freeze()  # what lives now stays; collections between samples need not look at it
+        return answers
+
+    def turn(self, subject: str, kernels_first: bool) -> Message:
+        """One sample of a whole network, and one of each of its kernels."""
+        before = Disturbance.now()
+        gc.collect()
+        gc.disable()
+        try:
+            answer = self.subjects[subject].turn(kernels_first)
+        finally:
+            gc.enable()
+        disturbance = Disturbance.now().since(before)
+        return {**answer, **disturbance._asdict()}
+
+    def drop(self, subjects: Optional[list[str]] = None) -> Message:
+        """Forget subjects and free their memory."""
+        for name in subjects or list(self.subjects):
+            self.subjects.pop(name, None)
+        gc.unfreeze()
+        gc.collect()
+        return {}
+
+
+def failure_of(error: Exception) -> Message:
+    """Kind and reason of what went wrong, as the run file records them."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, Unsupported):
+        return {"kind": "unsupported", "reason": reason}
+    if isinstance(error, WrongResultError):
+        return {"kind": "wrong_result", "reason": reason}
+    if isinstance(error, MemoryError) or "alloc" in reason and "memory" in reason:
+        return {"kind": "memory", "reason": reason}
+    return {"kind": "error", "reason": f"{type(error).__name__}: {reason}"}
