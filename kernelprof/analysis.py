@@ -1,0 +1,194 @@
+"""From the raw samples of a run file to results in seconds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from kernelprof.engines import REFERENCE
+from kernelprof.prediction import CallCost, Rounds, call_cost, predict
+from kernelprof.probes.network import Network
+from kernelprof.results import (
+    CaseResult,
+    FailureResult,
+    KernelResult,
+    LayerResult,
+    Results,
+)
+from kernelprof.runfile import WHOLE, RunFile, StoredCase, StoredKernel
+from kernelprof.statistics import estimate
+
+Placement = tuple[str, tuple[int, ...], str]  # engine, CPUs, mode
+
+
+def results(run: RunFile) -> Results:
+    """Everything that a report shows of a run."""
+    return Results(
+        kernelprof=run.meta("kernelprof"),
+        command=run.meta("command"),
+        started=run.meta("started"),
+        quick=bool(run.meta("options")["quick"]),
+        machine=run.meta("machine"),
+        engines=_engines(run),
+        cases=tuple(case_results(run)),
+        failures=tuple(_failures(run)),
+    )
+
+
+def case_results(run: RunFile, network: str | None = None) -> Iterable[CaseResult]:
+    """The measured cases, all or those of one network, in the order of the plan."""
+    costs = _call_costs(run)
+    definitions = run.networks()
+    cases = run.cases()
+    for stored in cases:
+        wanted = network is None or stored.case.network == network
+        if not wanted or stored.calibration or not stored.case.whole:
+            continue
+        rounds = run.call_ns(stored.id)
+        if rounds and stored.id not in run.failures():
+            definition = Network.from_json(definitions[stored.case.network])
+            cost = costs[stored.case.engine, stored.case.cpus, stored.case.mode]
+            yield _case_result(run, stored, definition, rounds, cost, _reference_of(stored, cases))
+
+
+def _reference_of(stored: StoredCase, cases: list[StoredCase]) -> StoredCase | None:
+    """The reference engine's case of the same network, placement, batch and mode."""
+    case = stored.case
+    for other in cases:
+        same = (other.case.network, other.case.cpus, other.case.batch, other.case.mode) == (
+            *(case.network, case.cpus, case.batch, case.mode),
+        )
+        if same and other.case.engine == REFERENCE:
+            return other
+    return None
+
+
+def _call_costs(run: RunFile) -> dict[Placement, CallCost]:
+    chains: dict[Placement, list[tuple[int, Rounds]]] = defaultdict(list)
+    for stored in run.cases():
+        if stored.calibration:
+            case = stored.case
+            measured = len(run.kernels(stored.id)), run.call_ns(stored.id)
+            chains[case.engine, case.cpus, case.mode].append(measured)
+    costs = {placement: call_cost(found) for placement, found in chains.items()}
+    return defaultdict(CallCost, costs)
+
+
+def _case_result(
+    run: RunFile,
+    stored: StoredCase,
+    network: Network,
+    rounds: Rounds,
+    cost: CallCost,
+    reference: StoredCase | None,
+) -> CaseResult:
+    case = stored.case
+    kernels = run.kernels(stored.id)
+    flop = network.flop(case.batch, case.mode)
+    covered = sum(kernel.compute_flop for kernel in kernels if kernel.failure is None)
+    uncovered = dict.fromkeys(kernel.layer for kernel in kernels if kernel.failure)
+    return CaseResult(
+        network=case.network,
+        engine=case.engine,
+        device=case.device,
+        threads=case.threads,
+        cpus=case.cpus,
+        batch=case.batch,
+        mode=case.mode,
+        measured=estimate([sample[WHOLE] * 1e-9 for sample in rounds.values()]),
+        predicted=predict(rounds, cost.ns(len(kernels))) if covered else None,
+        dispatch_s=cost.ns(len(kernels)) * 1e-9,
+        reference_s=_kernels_s(run, reference) if reference else None,
+        coverage=covered / flop if flop else 1.0,
+        uncovered=tuple(uncovered),
+        parameters=network.parameters(),
+        flop=flop,
+        rounds=len(rounds),
+        stopped_by=stored.stopped_by or "",
+        first_call_s=(stored.first_call_ns or 0) * 1e-9,
+        layers=tuple(_layers(run, network, kernels, rounds, reference)),
+    )
+
+
+def _kernels_s(run: RunFile, stored: StoredCase) -> float | None:
+    """The median over rounds of the sum of all kernels, if all were measured."""
+    if any(kernel.failure for kernel in run.kernels(stored.id)):
+        return None
+    rounds = run.call_ns(stored.id)
+    return predict(rounds, 0.0).value_s if rounds else None
+
+
+def _layers(
+    run: RunFile,
+    network: Network,
+    kernels: list[StoredKernel],
+    rounds: Rounds,
+    reference: StoredCase | None,
+) -> Iterable[LayerResult]:
+    reference_s = _layer_seconds(run, reference) if reference else {}
+    by_layer: dict[str, list[StoredKernel]] = defaultdict(list)
+    for kernel in kernels:
+        by_layer[kernel.layer].append(kernel)
+    for layer in network.layers:
+        if layer.name not in by_layer:
+            continue
+        own = by_layer[layer.name]
+        timed = [_kernel_result(kernel, rounds) for kernel in own if kernel.failure is None]
+        complete = len(timed) == len(own)
+        yield LayerResult(
+            name=layer.name,
+            kind=layer.kind,
+            kernels=tuple(timed),
+            engine_s=_sum_s(rounds, [kernel.place for kernel in own]) if complete else None,
+            reference_s=reference_s.get(layer.name),
+            flop=sum(kernel.compute_flop for kernel in own),
+        )
+
+
+def _layer_seconds(run: RunFile, stored: StoredCase) -> dict[str, float]:
+    """Seconds of each layer whose kernels were all measured."""
+    rounds = run.call_ns(stored.id)
+    kernels = run.kernels(stored.id)
+    failed = {kernel.layer for kernel in kernels if kernel.failure}
+    names = dict.fromkeys(kernel.layer for kernel in kernels if kernel.layer not in failed)
+    if not rounds:
+        return {}
+    return {name: _sum_s(rounds, [k.place for k in kernels if k.layer == name]) for name in names}
+
+
+def _sum_s(rounds: Rounds, places: list[int]) -> float:
+    """The median over rounds of the sum of some kernels."""
+    return float(np.median([sum(s[place] for place in places) for s in rounds.values()])) * 1e-9
+
+
+def _kernel_result(kernel: StoredKernel, rounds: Rounds) -> KernelResult:
+    return KernelResult(
+        primitives=kernel.labels,
+        passes=kernel.passes,
+        seconds=estimate([sample[kernel.place] * 1e-9 for sample in rounds.values()]),
+        flop=kernel.flop,
+        least_bytes=kernel.least_bytes,
+    )
+
+
+def _failures(run: RunFile) -> Iterable[FailureResult]:
+    failures = run.failures()
+    for stored in run.cases():
+        if stored.id in failures:
+            case = stored.case
+            yield FailureResult(
+                *(case.network, case.engine, case.threads, case.batch, case.mode),
+                *failures[stored.id],
+            )
+
+
+def _engines(run: RunFile) -> dict[str, dict[str, Any]]:
+    """Facts of each engine; what differs between its workers (threads, process) is left out."""
+    private = ("pid", "threads", "thread_cpus")
+    found: dict[str, dict[str, Any]] = {}
+    for engine, _, facts in run.workers():
+        found[engine] = {key: value for key, value in facts.items() if key not in private}
+    return found

@@ -1,0 +1,250 @@
+"""Measure a plan: workers take turns in rounds, and every turn goes into the run file at once."""
+
+from __future__ import annotations
+
+import fcntl
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from kernelprof.engines import Environment
+from kernelprof.errors import UsageError, WorkerError
+from kernelprof.launch import Worker
+from kernelprof.plan import Case, Group, Options, needed_bytes
+from kernelprof.prediction import paired_ratios
+from kernelprof.probes.wire import Message
+from kernelprof.runfile import RunFile
+from kernelprof.statistics import half_width
+
+DEADLY = ("crash", "timeout")  # the kinds of failure after which a worker is gone
+WARM_UP_S = 1.0  # per case at most, beyond the calls that it takes at least
+CALIBRATION_S = 1.0  # of turns per group of tiny networks
+LOCK = Path(tempfile.gettempdir()) / "kernelprof.lock"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a worker may take before it counts as hung, in seconds."""
+
+    build_s: float = 900.0
+    turn_s: float = 300.0
+
+
+@contextmanager
+def sole_measurement() -> Iterator[None]:
+    """Hold the machine's lock: two measurements at a time would disturb each other.
+
+    Raises:
+        UsageError: another kernelprof is measuring.
+    """
+    LOCK.touch(mode=0o666, exist_ok=True)
+    with LOCK.open("r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                "another kernelprof is measuring on this machine; wait until it is done"
+            ) from None
+        yield
+
+
+@dataclass
+class Report:
+    """What the measurement tells while it goes on; every call may be ignored."""
+
+    step: Callable[[str, float], None] = lambda what, share: None
+    group_done: Callable[[Group], None] = lambda group: None
+
+
+@dataclass
+class Measurement:
+    """A plan being measured into a run file."""
+
+    run: RunFile
+    options: Options
+    environments: dict[str, Environment | None]
+    report: Report = field(default_factory=Report)
+    patience: Patience = field(default_factory=Patience)
+
+    def __post_init__(self) -> None:
+        self._workers: dict[tuple[str, tuple[int, ...]], tuple[Worker, int]] = {}
+
+    def measure(self, groups: list[Group]) -> None:
+        """Measure what the run file lacks.  Workers end with this call, however it ends."""
+        started = time.perf_counter_ns()
+        ids = {
+            case: self.run.add_case(case, group.calibration)
+            for group in groups
+            for case in group.cases
+        }
+        for group in groups:
+            self.run.add_network(group.network.to_json())
+        try:
+            for place, group in enumerate(groups):
+                self._measure_group(group, ids, groups[place:])
+                self.report.group_done(group)
+        finally:
+            for worker, _ in self._workers.values():
+                worker.close()
+            self.run.spend("total", time.perf_counter_ns() - started)
+
+    def _measure_group(self, group: Group, ids: dict[Case, int], left: list[Group]) -> None:
+        settled = {c.id for c in self.run.cases() if c.stopped_by} | set(self.run.failures())
+        open_cases = [case for case in group.cases if ids[case] not in settled]
+        if not open_cases:
+            return
+        self.report.step(f"{group.network.name}: building", 0.0)
+        ready = [
+            case
+            for engine in group.engines
+            for case in self._build(group, engine, [c for c in open_cases if c.engine == engine], ids)
+        ]
+        try:
+            reason = self._rounds(group, ready, ids, self._seconds(group, left))
+        finally:
+            for engine in {case.engine for case in ready}:
+                self._forget(engine, group.cpus)
+        for case in ready:
+            if ids[case] not in self.run.failures():
+                self.run.stop(ids[case], reason)
+
+    def _seconds(self, group: Group, left: list[Group]) -> float:
+        """This group's share of what is left of the budget."""
+        if group.calibration:
+            return CALIBRATION_S
+        spent = self.run.spent()
+        used = (spent.get("samples", 0) + spent.get("warm-up", 0)) * 1e-9
+        networks = sum(1 for other in left if not other.calibration)
+        return max(0.0, self.options.budget_s - used) / networks
+
+    def _build(
+        self, group: Group, engine: str, cases: list[Case], ids: dict[Case, int]
+    ) -> list[Case]:
+        """Build cases in the engine's worker; those that can be measured.
+
+        When the worker dies over several cases, each is tried by itself, and those that live are
+        then built together: a crash costs its own case and no other.
+        """
+        if not cases:
+            return []
+        try:
+            answers = self._ask_to_build(group, engine, cases)
+        except WorkerError as error:
+            if len(cases) == 1 or error.kind not in DEADLY:
+                for case in cases:
+                    self.run.add_failure(ids[case], error.kind, error.reason)
+                return []
+            alive = [case for case in cases if self._build(group, engine, [case], ids)]
+            return self._build(group, engine, alive, ids)
+        built = []
+        for case in cases:
+            answer = answers[case.mode]
+            if "failure" in answer:
+                failure = answer["failure"]
+                self.run.add_failure(ids[case], failure["kind"], failure["reason"])
+                continue
+            self.run.describe_case(ids[case], answer["first_call_ns"], answer["kernels"])
+            self.run.spend("warm-up", answer["warm_ns"])
+            built.append(case)
+        return built
+
+    def _ask_to_build(self, group: Group, engine: str, cases: list[Case]) -> Message:
+        need, free = needed_bytes(group, engine), psutil.virtual_memory().available
+        if need > free:
+            raise WorkerError(
+                "memory", f"about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+            )
+        worker, _ = self._worker(engine, group.cpus)
+        return worker.ask(
+            "build",
+            self.patience.build_s,
+            network=group.network.to_json(),
+            batch=group.batch,
+            subjects={case.mode: {"mode": case.mode, "whole": case.whole} for case in cases},
+            seed=self.options.seed,
+            warm_up_s=WARM_UP_S,
+        )
+
+    def _worker(self, engine: str, cpus: tuple[int, ...]) -> tuple[Worker, int]:
+        """The engine's worker at this placement, started anew if it is not alive."""
+        found = self._workers.get((engine, cpus))
+        if found is not None and found[0].alive:
+            return found
+        environment = self.environments[engine]
+        if environment is None:
+            raise WorkerError(
+                "no_engine",
+                f"{engine} is not installed; run `kernelprof engines install {engine}`",
+            )
+        variables = {**environment.variables}
+        variables.update({n: v for e, n, v in self.options.variables if e == engine})
+        worker = Worker(environment.python, environment.adapter, cpus, variables)
+        facts = worker.ask("facts", self.patience.turn_s)
+        self._workers[engine, cpus] = worker, self.run.add_worker(engine, cpus, facts)
+        return self._workers[engine, cpus]
+
+    def _rounds(
+        self, group: Group, cases: list[Case], ids: dict[Case, int], seconds: float
+    ) -> str:
+        """Turns in rounds until the stop rule holds; what ended them."""
+        stop = self.options.stop
+        shuffle = random.Random(f"{self.options.seed} {group.network.name} {group.cpus}")
+        deadline = time.monotonic() + seconds
+        started = time.monotonic()
+        for round_ in range(stop.most):
+            alive = [case for case in cases if ids[case] not in self.run.failures()]
+            if not alive:
+                return "failure"
+            if round_ >= stop.least:
+                if all(self._is_known(ids[case], case) for case in alive):
+                    return "interval"
+                if time.monotonic() + (time.monotonic() - started) / round_ > deadline:
+                    return "budget"
+            for case in shuffle.sample(alive, len(alive)):
+                if round_ not in self.run.rounds(ids[case]):
+                    self._turn(group, case, ids, round_)
+                share = (time.monotonic() - started) / max(seconds, 1e-9)
+                self.report.step(f"{case.title}: round {round_ + 1}", min(share, 1.0))
+        return "rounds"
+
+    def _is_known(self, case_id: int, case: Case) -> bool:
+        if not case.whole:
+            return True
+        ratios = paired_ratios(self.run.call_ns(case_id))
+        return bool(ratios) and half_width(ratios) <= self.options.stop.half_width
+
+    def _turn(self, group: Group, case: Case, ids: dict[Case, int], round_: int) -> None:
+        """One turn of one case; if its worker dies, the engine's other cases are built again."""
+        if ids[case] in self.run.failures():  # it failed when it was built again
+            return
+        worker, worker_id = self._workers[case.engine, case.cpus]
+        kernels_first = round_ % 2 == 1
+        try:
+            turn = worker.ask(
+                "turn", self.patience.turn_s, subject=case.mode, kernels_first=kernels_first
+            )
+        except WorkerError as error:
+            self.run.add_failure(ids[case], error.kind, error.reason)
+            failed = self.run.failures()
+            others = [c for c in group.of(case.engine) if ids[c] not in failed]
+            if not worker.alive:
+                self._build(group, case.engine, others, ids)
+            return
+        self.run.add_turn(ids[case], round_, worker_id, kernels_first, turn)
+        samples = [*turn["kernels"].values(), *([turn["whole"]] if turn["whole"] else [])]
+        self.run.spend("samples", sum(sample[2] for sample in samples))
+
+    def _forget(self, engine: str, cpus: tuple[int, ...]) -> None:
+        """Free the worker's memory; a worker that cannot is replaced when it is next needed."""
+        worker, _ = self._workers[engine, cpus]
+        if worker.alive:
+            try:
+                worker.ask("drop", self.patience.turn_s)
+            except WorkerError:
+                worker.close()

@@ -1,0 +1,182 @@
+"""From what the user asks for to the cases that are measured, and whether they fit in memory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kernelprof.engines import REFERENCE
+from kernelprof.probes.network import TRAIN, Builder, Network
+from kernelprof.probes.primitive import product
+
+CALIBRATION_DEPTHS = (1, 2, 4)
+CALIBRATION_WIDTH = 16
+ORACLE_BYTES = 2**28  # of float64 copies while a part of a kernel is checked
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network in an engine at a placement, batch and mode.
+
+    Without ``whole`` only its kernels are timed: the reference that others are held against.
+    """
+
+    network: str
+    engine: str
+    cpus: tuple[int, ...]
+    batch: int
+    mode: str
+    whole: bool = True
+    device: str = "cpu"
+
+    @property
+    def threads(self) -> int:
+        """One thread per CPU."""
+        return len(self.cpus)
+
+    @property
+    def title(self) -> str:
+        """The case on one line."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.network} {self.mode} on {self.engine}, batch {self.batch}, {threads}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that are measured together, in rounds: one network at one placement."""
+
+    network: Network
+    cpus: tuple[int, ...]
+    batch: int
+    cases: tuple[Case, ...]
+    calibration: bool = False
+
+    @property
+    def engines(self) -> list[str]:
+        """The engines that take part, each once."""
+        return list(dict.fromkeys(case.engine for case in self.cases))
+
+    def of(self, engine: str) -> list[Case]:
+        """The cases of one engine."""
+        return [case for case in self.cases if case.engine == engine]
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When the rounds of a group end; fixed before the run and recorded in it.
+
+    They end once every case's paired ratio of predicted to measured time is known to within
+    ``half_width``, at ``most`` rounds, or when the group's share of the budget is spent, but
+    never before ``least`` rounds.
+    """
+
+    half_width: float = 0.005
+    least: int = 5
+    most: int = 60
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides what a run measures."""
+
+    networks: tuple[str, ...]
+    engines: tuple[str, ...]
+    placements: tuple[tuple[int, ...], ...]
+    modes: tuple[str, ...]
+    batch: int | None
+    quick: bool
+    budget_s: float
+    seed: int = 1
+    variables: tuple[tuple[str, str, str], ...] = ()  # (engine, name, value)
+    stop: StopRule = StopRule()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, for the run file."""
+        return asdict(self)
+
+
+def groups(options: Options, networks: list[Network]) -> list[Group]:
+    """All that a run measures: first what calling costs, then the networks.
+
+    The calibration comes first because every prediction needs it.
+    """
+    planned = [
+        _group(chain(depth), CALIBRATION_WIDTH, cpus, options, calibration=True)
+        for cpus in options.placements
+        for depth in CALIBRATION_DEPTHS
+    ]
+    for network in networks:
+        batch = options.batch or (network.quick_batch if options.quick else network.batch)
+        planned += [_group(network, batch, cpus, options) for cpus in options.placements]
+    return planned
+
+
+def _group(
+    network: Network,
+    batch: int,
+    cpus: tuple[int, ...],
+    options: Options,
+    calibration: bool = False,
+) -> Group:
+    engines = list(options.engines)
+    if REFERENCE not in engines and not calibration:
+        engines.append(REFERENCE)
+    cases = tuple(
+        Case(network.name, engine, cpus, batch, mode, whole=engine in options.engines)
+        for engine in engines
+        for mode in options.modes
+    )
+    return Group(network, cpus, batch, cases, calibration)
+
+
+def chain(depth: int) -> Network:
+    """A network so small that little but the cost of calling is left.
+
+    What it takes beyond its kernels, at several depths, tells an engine's cost per call and per
+    kernel.
+    """
+    net = Builder()
+    x = net.input(CALIBRATION_WIDTH)
+    for number in range(1, depth + 1):
+        x = net.fully_connected(f"fc{number}", x, CALIBRATION_WIDTH)
+        x = net.sigmoid(f"sigmoid{number}", x)
+    net.softmax_loss(x)
+    return Network(
+        f"chain-{depth}",
+        "kernelprof, calibration of call costs",
+        tuple(net.layers),
+        batch=CALIBRATION_WIDTH,
+        quick_batch=CALIBRATION_WIDTH,
+    )
+
+
+def needed_bytes(group: Group, engine: str) -> int:
+    """Memory that the cases of one engine take, estimated from above.
+
+    Counted are the layers' own operands, weights, gradients and velocity of the whole network,
+    and what passes between its layers, each once more for an engine's copies in a layout of its
+    own; of an engine that unfolds images (the reference does) also the largest unfolded one.
+    """
+    network, batch = group.network, group.batch
+    mode = TRAIN if any(case.mode == TRAIN for case in group.of(engine)) else group.cases[0].mode
+    layers = [
+        primitive
+        for layer in network.layers
+        for primitive in network.primitives(layer, batch, mode)
+    ]
+    operands = sum(o.size_bytes for p in layers for o in p.operands().values())
+    outputs = sum(p.operand(p.output).size_bytes for p in layers)
+    weights = network.parameters() * 4
+    unfolded = max((_unfolded_bytes(p) for p in layers), default=0) if engine == REFERENCE else 0
+    trained = 5 if mode == TRAIN else 1
+    return 2 * operands + 2 * outputs + trained * weights + 2 * unfolded + ORACLE_BYTES
+
+
+def _unfolded_bytes(primitive: Any) -> int:
+    """Bytes of an image with a column for every window of a convolution."""
+    if primitive.kind != "conv2d":
+        return 0
+    window = primitive.in_channels * product(primitive.kernel)
+    output = primitive.operand("y")
+    return int(window * output.size_bytes // primitive.out_channels)
+

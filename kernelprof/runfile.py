@@ -1,0 +1,332 @@
+"""The run file: SQLite, written as results come, so that a killed run loses one turn at most.
+
+Schema history:
+1  first
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernelprof.errors import UsageError
+from kernelprof.plan import Case
+from kernelprof.probes.wire import Message
+
+SCHEMA = 1
+APPLICATION_ID = 0x4B50524F  # "KPRO", in SQLite's header
+WHOLE = -1  # the place of samples of the whole network; kernels count from 0
+
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE networks (name TEXT PRIMARY KEY, definition TEXT NOT NULL);
+CREATE TABLE workers (
+    id INTEGER PRIMARY KEY, engine TEXT NOT NULL, cpus TEXT NOT NULL, facts TEXT NOT NULL);
+CREATE TABLE cases (
+    id INTEGER PRIMARY KEY, network TEXT NOT NULL, engine TEXT NOT NULL, device TEXT NOT NULL,
+    cpus TEXT NOT NULL, batch INTEGER NOT NULL, mode TEXT NOT NULL, whole INTEGER NOT NULL,
+    calibration INTEGER NOT NULL, first_call_ns INTEGER, stopped_by TEXT,
+    UNIQUE (network, engine, device, cpus, batch, mode));
+CREATE TABLE kernels (
+    case_id INTEGER NOT NULL REFERENCES cases, place INTEGER NOT NULL, layer TEXT NOT NULL,
+    primitives TEXT NOT NULL, labels TEXT NOT NULL, passes TEXT NOT NULL, flop INTEGER NOT NULL,
+    compute_flop INTEGER NOT NULL, least_bytes INTEGER NOT NULL, error REAL,
+    failure_kind TEXT, failure_reason TEXT, PRIMARY KEY (case_id, place));
+CREATE TABLE turns (
+    id INTEGER PRIMARY KEY, case_id INTEGER NOT NULL REFERENCES cases, round INTEGER NOT NULL,
+    worker_id INTEGER NOT NULL REFERENCES workers, kernels_first INTEGER NOT NULL,
+    turn_ns INTEGER NOT NULL, steal_ticks INTEGER NOT NULL, throttled_periods INTEGER NOT NULL,
+    UNIQUE (case_id, round));
+CREATE TABLE samples (
+    turn_id INTEGER NOT NULL REFERENCES turns, place INTEGER NOT NULL, calls INTEGER NOT NULL,
+    start_ns INTEGER NOT NULL, duration_ns INTEGER NOT NULL, minor_faults INTEGER NOT NULL,
+    major_faults INTEGER NOT NULL, involuntary_switches INTEGER NOT NULL,
+    PRIMARY KEY (turn_id, place)) WITHOUT ROWID;
+CREATE TABLE failures (
+    case_id INTEGER PRIMARY KEY REFERENCES cases, kind TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE spent (what TEXT PRIMARY KEY, ns INTEGER NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A case as the file holds it."""
+
+    id: int
+    case: Case
+    calibration: bool
+    first_call_ns: int | None
+    stopped_by: str | None
+
+
+@dataclass(frozen=True)
+class StoredKernel:
+    """A kernel of a case."""
+
+    place: int
+    layer: str
+    labels: tuple[str, ...]
+    passes: tuple[str, ...]
+    flop: int
+    compute_flop: int
+    least_bytes: int
+    failure: tuple[str, str] | None  # kind and reason
+
+
+class RunFile:
+    """One open run file."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+
+    @classmethod
+    def create(cls, path: Path, meta: dict[str, Any]) -> RunFile:
+        """A new file.
+
+        Raises:
+            UsageError: it cannot be written there.
+        """
+        try:
+            run = cls(path, _connect(path))
+            run._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            run._db.execute(f"PRAGMA user_version = {SCHEMA}")
+            run._db.executescript(TABLES)
+        except (sqlite3.Error, OSError) as error:
+            raise UsageError(
+                f"cannot write {path}: {error}; name a file in a folder that you may write to"
+            ) from error
+        for key, value in meta.items():
+            run.set_meta(key, value)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFile:
+        """A file that is there.
+
+        Raises:
+            UsageError: there is none, it is no run file, it is damaged, or of a newer schema.
+        """
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file; `kernelprof run -o {path}` makes one")
+        try:
+            connection = _connect(path)
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            schema = connection.execute("PRAGMA user_version").fetchone()[0]
+        except (sqlite3.Error, OSError) as error:
+            raise UsageError(f"{path} is not a kernelprof run file: {error}") from error
+        if application != APPLICATION_ID:
+            raise UsageError(f"{path} is not a kernelprof run file; name another one")
+        if schema != SCHEMA:
+            raise UsageError(
+                f"{path} has schema {schema}, this kernelprof reads schema {SCHEMA}; "
+                "use the version of kernelprof that wrote it, or a newer one"
+            )
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._db:
+            yield self._db
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Record a fact about the run."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def meta(self, key: str) -> Any:
+        """A recorded fact, or None."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def add_network(self, definition: Message) -> None:
+        """Record what a network is."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO networks VALUES (?, ?)",
+                (definition["name"], json.dumps(definition)),
+            )
+
+    def networks(self) -> dict[str, Message]:
+        """Definitions by name."""
+        rows = self._db.execute("SELECT name, definition FROM networks")
+        return {name: json.loads(definition) for name, definition in rows}
+
+    def add_worker(self, engine: str, cpus: tuple[int, ...], facts: Message) -> int:
+        """Record a worker process; its id."""
+        with self._transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO workers (engine, cpus, facts) VALUES (?, ?, ?)",
+                (engine, json.dumps(cpus), json.dumps(facts)),
+            )
+        return int(cursor.lastrowid or 0)
+
+    def workers(self) -> list[tuple[str, tuple[int, ...], Message]]:
+        """Engine, CPUs and facts of every worker."""
+        rows = self._db.execute("SELECT engine, cpus, facts FROM workers ORDER BY id")
+        return [(engine, tuple(json.loads(cpus)), json.loads(facts)) for engine, cpus, facts in rows]
+
+    def add_case(self, case: Case, calibration: bool) -> int:
+        """Record a planned case, unless it is there; its id."""
+        key = (case.network, case.engine, case.device, json.dumps(case.cpus), case.batch, case.mode)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO cases (network, engine, device, cpus, batch, mode, whole,"
+                " calibration) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (*key, case.whole, calibration),
+            )
+            row = db.execute(
+                "SELECT id FROM cases WHERE (network, engine, device, cpus, batch, mode)"
+                " = (?, ?, ?, ?, ?, ?)",
+                key,
+            ).fetchone()
+        return int(row[0])
+
+    def cases(self) -> list[StoredCase]:
+        """All cases, in the order of the plan."""
+        rows = self._db.execute(
+            "SELECT id, network, engine, device, cpus, batch, mode, whole, calibration,"
+            " first_call_ns, stopped_by FROM cases ORDER BY id"
+        )
+        return [
+            StoredCase(
+                row[0],
+                Case(row[1], row[2], tuple(json.loads(row[4])), row[5], row[6], bool(row[7]), row[3]),
+                bool(row[8]),
+                row[9],
+                row[10],
+            )
+            for row in rows
+        ]
+
+    def describe_case(self, case_id: int, first_call_ns: int | None, kernels: list[Message]) -> None:
+        """Record what a worker built for a case; a rebuilt case keeps its first call."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE cases SET first_call_ns = coalesce(first_call_ns, ?) WHERE id = ?",
+                (first_call_ns, case_id),
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [_kernel_row(case_id, place, kernel) for place, kernel in enumerate(kernels)],
+            )
+
+    def kernels(self, case_id: int) -> list[StoredKernel]:
+        """The kernels of a case in their order."""
+        rows = self._db.execute(
+            "SELECT place, layer, labels, passes, flop, compute_flop, least_bytes, failure_kind,"
+            " failure_reason FROM kernels WHERE case_id = ? ORDER BY place",
+            (case_id,),
+        )
+        return [
+            StoredKernel(
+                *(row[0], row[1], tuple(json.loads(row[2])), tuple(json.loads(row[3]))),
+                *(row[4], row[5], row[6]),
+                (row[7], row[8]) if row[7] else None,
+            )
+            for row in rows
+        ]
+
+    def add_turn(
+        self, case_id: int, round_: int, worker_id: int, kernels_first: bool, turn: Message
+    ) -> None:
+        """Record the samples of one turn; all of them or none."""
+        samples = {int(place): sample for place, sample in turn["kernels"].items()}
+        if turn["whole"] is not None:
+            samples[WHOLE] = turn["whole"]
+        with self._transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO turns (case_id, round, worker_id, kernels_first, turn_ns,"
+                " steal_ticks, throttled_periods) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(case_id, round_, worker_id, kernels_first),
+                    *(turn["turn_ns"], turn["steal_ticks"], turn["throttled_periods"]),
+                ),
+            )
+            db.executemany(
+                "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(cursor.lastrowid, place, *sample) for place, sample in samples.items()],
+            )
+
+    def rounds(self, case_id: int) -> set[int]:
+        """The rounds in which the case had its turn."""
+        rows = self._db.execute("SELECT round FROM turns WHERE case_id = ?", (case_id,))
+        return {row[0] for row in rows}
+
+    def call_ns(self, case_id: int) -> dict[int, dict[int, float]]:
+        """Nanoseconds per call, by round and place."""
+        rows = self._db.execute(
+            "SELECT round, place, duration_ns * 1.0 / calls FROM samples"
+            " JOIN turns ON turns.id = samples.turn_id WHERE case_id = ? ORDER BY round, place",
+            (case_id,),
+        )
+        found: dict[int, dict[int, float]] = {}
+        for round_, place, ns in rows:
+            found.setdefault(round_, {})[place] = ns
+        return found
+
+    def add_failure(self, case_id: int, kind: str, reason: str) -> None:
+        """Record why a case has no measurement."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (case_id, kind, reason))
+
+    def failures(self) -> dict[int, tuple[str, str]]:
+        """Kind and reason by case id."""
+        rows = self._db.execute("SELECT case_id, kind, reason FROM failures ORDER BY case_id")
+        return {case_id: (kind, reason) for case_id, kind, reason in rows}
+
+    def stop(self, case_id: int, reason: str) -> None:
+        """Record that a case is complete, and what ended its rounds."""
+        with self._transaction() as db:
+            db.execute("UPDATE cases SET stopped_by = ? WHERE id = ?", (reason, case_id))
+
+    def spend(self, what: str, ns: int) -> None:
+        """Add to the time that the run spent on something."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO spent VALUES (?, ?) ON CONFLICT (what) DO UPDATE SET ns = ns + ?",
+                (what, ns, ns),
+            )
+
+    def spent(self) -> dict[str, int]:
+        """Nanoseconds by what they were spent on."""
+        return dict(self._db.execute("SELECT what, ns FROM spent"))
+
+    def samples(self, case_id: int) -> Iterator[dict[str, Any]]:
+        """Every raw sample of a case with its circumstances."""
+        cursor = self._db.execute(
+            "SELECT round, worker_id, kernels_first, steal_ticks, throttled_periods, place, calls,"
+            " start_ns, duration_ns, minor_faults, major_faults, involuntary_switches"
+            " FROM samples JOIN turns ON turns.id = samples.turn_id WHERE case_id = ?"
+            " ORDER BY round, place",
+            (case_id,),
+        )
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+def _kernel_row(case_id: int, place: int, kernel: Message) -> tuple[Any, ...]:
+    failure = kernel["failure"] or {"kind": None, "reason": None}
+    return (
+        *(case_id, place, kernel["layer"]),
+        *(json.dumps(kernel[key]) for key in ("primitives", "labels", "passes")),
+        *(kernel["flop"], kernel["compute_flop"], kernel["least_bytes"], kernel["error"]),
+        *(failure["kind"], failure["reason"]),
+    )

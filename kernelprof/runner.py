@@ -1,0 +1,178 @@
+"""Start a run in a new file, or carry on with one that is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kernelprof import __version__
+from kernelprof.engines import REFERENCE, Environment, environment, known
+from kernelprof.errors import UsageError
+from kernelprof.machine import placements, this_machine, usable_cpus
+from kernelprof.measure import Measurement, Report, sole_measurement
+from kernelprof.plan import Options, StopRule, groups
+from kernelprof.probes.network import MODES, Network
+from kernelprof.probes.networks import NETWORKS
+from kernelprof.runfile import RunFile
+
+QUICK_BUDGET_S = 200.0
+FULL_BUDGET_S = 1800.0
+
+
+def network(name: str) -> Network:
+    """A known network.
+
+    Raises:
+        UsageError: none has this name.
+    """
+    if name not in NETWORKS:
+        raise UsageError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
+    return NETWORKS[name]()
+
+
+def choose(
+    networks: Iterable[str],
+    engines: str | None,
+    threads: str | None,
+    cpus: str | None,
+    modes: str,
+    batch: int | None,
+    budget: str | None,
+    quick: bool,
+    seed: int,
+    variables: Iterable[str],
+) -> Options:
+    """What to measure, from the words of the command line.
+
+    Raises:
+        UsageError: a word that means nothing here; the message names those that do.
+    """
+    chosen = tuple(network(name).name for name in networks) or tuple(NETWORKS)
+    counts = _numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
+    named = tuple(_words(engines)) if engines else _installed()
+    for name in named:
+        if name not in known():
+            raise UsageError(f"unknown engine {name!r}; known: {', '.join(known())}")
+    for mode in _words(modes):
+        if mode not in MODES:
+            raise UsageError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
+    if batch is not None and batch < 1:
+        raise UsageError(f"--batch {batch}: a batch has at least 1 sample")
+    return Options(
+        networks=chosen,
+        engines=named,
+        placements=tuple(placements(counts, _numbers(cpus, "--cpus") if cpus else None)),
+        modes=tuple(_words(modes)),
+        batch=batch,
+        quick=quick,
+        budget_s=seconds(budget) if budget else QUICK_BUDGET_S if quick else FULL_BUDGET_S,
+        seed=seed,
+        variables=tuple(_variable(text, named) for text in variables),
+    )
+
+
+def _installed() -> tuple[str, ...]:
+    return tuple(name for name in known() if environment(name) is not None)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str, flag: str) -> list[int]:
+    words = _words(text)
+    if not words or not all(word.isdigit() for word in words):
+        raise UsageError(f"{flag} {text}: whole numbers are needed, separated by commas")
+    return list(dict.fromkeys(int(word) for word in words))
+
+
+def seconds(text: str) -> float:
+    """The seconds of a duration such as ``90s``, ``5m`` or ``1h``.
+
+    >>> seconds("5m")
+    300.0
+
+    Raises:
+        UsageError: it is no duration.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match or not float(match[1]):
+        raise UsageError(f"--budget {text}: a duration such as 90s, 5m or 1h is needed")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _variable(text: str, engines: tuple[str, ...]) -> tuple[str, str, str]:
+    match = re.fullmatch(r"([\w-]+):(\w+)=(.*)", text)
+    if not match:
+        raise UsageError(f"--env {text}: ENGINE:NAME=VALUE is needed")
+    if match[1] not in (*engines, REFERENCE):
+        raise UsageError(f"--env {text}: engine {match[1]!r} is not part of this run")
+    return match[1], match[2], match[3]
+
+
+def open_run(path: Path, options: Options | None, command: str) -> tuple[RunFile, Options]:
+    """The run file to measure into, and the options that hold for it.
+
+    A file that is there is carried on with; ``options`` None means whatever it was started with.
+
+    Raises:
+        UsageError: the file was started with other options or on another machine.
+    """
+    machine = this_machine().to_json()
+    if not path.exists():
+        if options is None:
+            raise UsageError(f"{path}: no such file")
+        meta = {
+            "kernelprof": __version__,
+            "command": command,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine,
+            "options": options.to_json(),
+        }
+        return RunFile.create(path, meta), options
+    run = RunFile.open(path)
+    stored = _options(run.meta("options"))
+    if options is not None and options != stored:
+        raise UsageError(
+            f"{path} was started by `{run.meta('command')}`, which measures something else; "
+            "repeat that to carry on, or name another file"
+        )
+    if run.meta("machine")["fingerprint"] != machine["fingerprint"]:
+        raise UsageError(
+            f"{path} was started on another machine ({run.meta('machine')['processor']}); "
+            "name another file"
+        )
+    return run, stored
+
+
+def _options(data: dict[str, Any]) -> Options:
+    fields = {key: _tuples(value) for key, value in data.items()}
+    fields["stop"] = StopRule(**data["stop"])
+    return Options(**fields)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def measure(run: RunFile, options: Options, report: Report) -> None:
+    """Measure what the file lacks.
+
+    Raises:
+        UsageError: no engine of the run is installed, or another kernelprof measures.
+    """
+    environments: dict[str, Environment | None] = {
+        name: environment(name) for name in dict.fromkeys((*options.engines, REFERENCE))
+    }
+    missing = [name for name in options.engines if environments[name] is None]
+    if len(missing) == len(options.engines):
+        raise UsageError(
+            f"not installed: {', '.join(missing)}; "
+            f"run `kernelprof engines install {' '.join(missing)}`"
+        )
+    networks = [network(name) for name in options.networks]
+    with sole_measurement():
+        Measurement(run, options, environments, report).measure(groups(options, networks))

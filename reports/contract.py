@@ -1,0 +1,117 @@
+"""The JSON report: the contract for scripts. Keys may be added, never changed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kernelprof.results import SCHEMA, CaseResult, Estimate, FailureResult, LayerResult, Results
+
+
+def to_json(results: Results) -> dict[str, Any]:
+    """The report as an object of strict JSON."""
+    report: dict[str, Any] = _strict(
+        {
+            "schema": SCHEMA,
+            "kernelprof": results.kernelprof,
+            "command": results.command,
+            "started": results.started,
+            "quick": results.quick,
+            "machine": results.machine,
+            "engines": results.engines,
+            "cases": [_case(case) for case in results.cases],
+            "failures": [_failure(failure) for failure in results.failures],
+        }
+    )
+    return report
+
+
+def to_json_text(results: Results) -> str:
+    """The report as the text of a JSON file."""
+    return json.dumps(to_json(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _case(case: CaseResult) -> dict[str, Any]:
+    return {
+        "network": case.network,
+        "engine": case.engine,
+        "device": case.device,
+        "threads": case.threads,
+        "cpus": case.cpus,
+        "batch": case.batch,
+        "mode": case.mode,
+        **_estimate("measured", case.measured),
+        **_estimate("predicted", case.predicted),
+        "error": case.error,
+        "reference_s": case.reference_s,
+        "ceiling_s": None,
+        "coverage": case.coverage,
+        "uncovered": case.uncovered,
+        "parameters": case.parameters,
+        "flop": case.flop,
+        "dispatch_s": case.dispatch_s,
+        "first_call_s": case.first_call_s,
+        "rounds": case.rounds,
+        "stopped_by": case.stopped_by,
+        "layers": [_layer(layer) for layer in case.layers],
+        "ledger": [],
+        "findings": [],
+    }
+
+
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    return {
+        f"{name}_s": estimate.value_s if estimate else None,
+        f"{name}_low_s": estimate.low_s if estimate else None,
+        f"{name}_high_s": estimate.high_s if estimate else None,
+    }
+
+
+def _layer(layer: LayerResult) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "primitives": layer.primitives,
+        "flop": layer.flop,
+        "engine_s": layer.engine_s,
+        "reference_s": layer.reference_s,
+        "ceiling_s": None,
+        "in_network_s": None,
+        "kernels": [
+            {
+                "primitives": kernel.primitives,
+                "passes": kernel.passes,
+                **_estimate("engine", kernel.seconds),
+                "flop": kernel.flop,
+                "least_bytes": kernel.least_bytes,
+            }
+            for kernel in layer.kernels
+        ],
+    }
+
+
+def _failure(failure: FailureResult) -> dict[str, Any]:
+    return {
+        "network": failure.network,
+        "engine": failure.engine,
+        "threads": failure.threads,
+        "batch": failure.batch,
+        "mode": failure.mode,
+        "kind": failure.kind,
+        "reason": failure.reason,
+    }
+
+
+def _strict(value: Any) -> Any:
+    """The value in JSON's own types: NaN and infinity, which JSON has not, become null."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _strict(item) for name, item in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        return [_strict(item) for item in value]
+    return str(value)

@@ -1,0 +1,52 @@
+"""The report as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from io import StringIO
+from itertools import chain
+
+from rich.console import Console
+from rich.text import Text
+
+from kernelprof.results import CaseResult, Results
+
+from .labels import full_name
+from .lines import printable
+from .order import networks
+from .text_layers import layers_table
+from .text_summary import failures_table, summary_table
+from .text_table import WIDE
+from .verdict import verdict
+
+
+def render(results: Results, console: Console, layers: bool = False) -> None:
+    """Print the verdict, the summary, what failed and, if asked, the layers of every case."""
+    if results.cases:
+        console.print(summary_table(results, console.width))
+        console.print()
+    for sentence in verdict(results):
+        console.print(Text(printable(sentence)))
+    _render_uncovered(results.cases, console)
+    if results.failures:
+        console.print()
+        console.print(failures_table(results.failures))
+    if layers:
+        for case in chain.from_iterable(networks(results).values()):
+            console.print()
+            console.print(layers_table(case, console.width))
+
+
+def to_text(results: Results) -> str:
+    """The whole report as plain text."""
+    console = Console(file=StringIO(), width=WIDE, color_system=None)
+    render(results, console, layers=True)
+    assert isinstance(console.file, StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _render_uncovered(cases: Iterable[CaseResult], console: Console) -> None:
+    for case in cases:
+        if case.uncovered:
+            layers = printable(", ".join(case.uncovered))
+            console.print(Text(f"Not covered: {layers} ({printable(full_name(case))})"))

@@ -1,0 +1,100 @@
+"""The layers of a case as a table for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import chain
+
+from rich.bar import Bar
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kernelprof.results import CaseResult, LayerResult
+from kernelprof.units import TimeUnit, counted, gflop, in_unit, share, versus
+
+from .derived import flop_per_s, layers_unit, predicted_share, speedup
+from .labels import full_name
+from .lines import printable
+from .text_table import WIDE, add_number_columns, or_none, text_table
+
+LAYERS_SHOWN = 25
+BAR_WIDTH = 10
+BAR_CELL = 4  # of a row
+
+
+def layers_table(case: CaseResult, width: int = WIDE) -> Table:
+    """The layers in the network's order, what calling costs, and their sum beside the measured."""
+    unit = layers_unit(case)
+    table = text_table("layer", "kind")
+    table.title = Text(printable(full_name(case)), style="bold")
+    table.title_justify = "left"
+    add_number_columns(table, f"engine {unit.symbol}", "share")
+    if width >= WIDE:
+        table.add_column("", width=BAR_WIDTH)
+    add_number_columns(table, f"reference {unit.symbol}", "than reference", "GFLOP/s")
+    shown, folded = _largest(case.layers)
+    layer_rows = (_layer_row(case, layer, unit) for layer in shown)
+    for cells in chain(layer_rows, _closing_rows(case, folded, unit)):
+        if width < WIDE:
+            del cells[BAR_CELL]
+        table.add_row(*cells)
+    return table
+
+
+def _largest(
+    layers: tuple[LayerResult, ...],
+) -> tuple[list[LayerResult], list[LayerResult]]:
+    """The layers to show, and those to fold into one row; both in the network's order."""
+    by_time = sorted(
+        range(len(layers)), key=lambda index: _never_folded_first(layers[index]), reverse=True
+    )
+    largest = set(by_time[:LAYERS_SHOWN])
+    return (
+        [layer for index, layer in enumerate(layers) if index in largest],
+        [layer for index, layer in enumerate(layers) if index not in largest],
+    )
+
+
+def _never_folded_first(layer: LayerResult) -> float:
+    """The layer's time; a layer without one must stay visible."""
+    return math.inf if layer.engine_s is None else layer.engine_s
+
+
+def _layer_row(case: CaseResult, layer: LayerResult, unit: TimeUnit) -> list[RenderableType]:
+    return [
+        Text(printable(layer.name)),
+        Text(printable(layer.kind)),
+        *_time_cells(case, layer.engine_s, layer.reference_s, unit),
+        or_none(flop_per_s(layer.flop, layer.engine_s), gflop),
+    ]
+
+
+def _closing_rows(
+    case: CaseResult, folded: list[LayerResult], unit: TimeUnit
+) -> Iterator[list[RenderableType]]:
+    """What stands below the layers, so that the column adds up."""
+    if folded:
+        folded_s = sum(layer.engine_s or 0.0 for layer in folded)
+        name = counted(len(folded), "smaller layer")
+        yield [name, "", *_time_cells(case, folded_s, None, unit)]
+    yield ["calling", "", *_time_cells(case, case.dispatch_s, None, unit)]
+    if case.predicted:
+        cells = _time_cells(case, case.predicted.value_s, case.reference_s, unit)
+        yield [Text("predicted", style="bold"), "", *cells]
+    cells = _time_cells(case, case.measured.value_s, case.reference_s, unit)
+    yield [Text("measured", style="bold"), "", *cells]
+
+
+def _time_cells(
+    case: CaseResult, seconds: float | None, reference_s: float | None, unit: TimeUnit
+) -> list[RenderableType]:
+    part = predicted_share(case, seconds)
+    return [
+        "no primitive" if seconds is None else in_unit(seconds, unit),
+        or_none(part, share),
+        Bar(size=1, begin=0, end=min(part or 0.0, 1.0), width=BAR_WIDTH),
+        or_none(reference_s, lambda known_s: in_unit(known_s, unit)),
+        or_none(speedup(reference_s, seconds), versus),
+    ]
