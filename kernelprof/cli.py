@@ -131,7 +131,9 @@ def run(
     env: Annotated[
         list[str] | None, typer.Option(help="A variable for one engine: ENGINE:NAME=VALUE.")
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="Time to spend measuring: 90s, 5m, 1h.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time to spend measuring: 90s, 5m, 1h.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller batches, a few minutes.")] = False,
     seed: Annotated[int, typer.Option(help="Of the random data and the order of turns.")] = 1,
 ) -> None:

@@ -26,7 +26,9 @@ import platformdirs
 
 from kernelprof.errors import KernelprofError, UsageError
 
-NVTX = "nvtx==0.2.11"  # the newest that both the nsys of Debian 12 (2022.4) and current ones capture
+NVTX = (
+    "nvtx==0.2.11"  # the newest that both the nsys of Debian 12 (2022.4) and current ones capture
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -54,7 +55,7 @@ class Worker:
         """
         self.adapter = adapter
         self.cpus = cpus
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
         self._process, self._channel = self._start(python, variables or {})
         self._receive(START_TIMEOUT_S, "starting the engine")
 
@@ -143,10 +144,8 @@ class Worker:
             self._process.kill()
         self._process.wait()
         self._channel.incoming.close()
-        try:
+        with contextlib.suppress(BrokenPipeError):  # a request that the worker never read
             self._channel.outgoing.close()
-        except BrokenPipeError:  # a request that the worker never read
-            pass
         self._stderr.close()
 
 

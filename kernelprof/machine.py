@@ -40,7 +40,17 @@ class Machine:
         return {**asdict(self), "isa": list(self.isa), "fingerprint": self.fingerprint}
 
 
-VECTOR_FLAGS = ("sse4_2", "avx", "fma", "avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
+VECTOR_FLAGS = (
+    "sse4_2",
+    "avx",
+    "fma",
+    "avx2",
+    "avx512f",
+    "avx512_bf16",
+    "amx_tile",
+    "asimd",
+    "sve",
+)
 
 
 def this_machine() -> Machine:

@@ -24,6 +24,7 @@ from kernelprof.statistics import half_width
 
 DEADLY = ("crash", "timeout")  # the kinds of failure after which a worker is gone
 WARM_UP_S = 1.0  # per case at most, beyond the calls that it takes at least
+ROUNDS_PER_TURN = 3
 CALIBRATION_S = 1.0  # of turns per group of tiny networks
 LOCK = Path(tempfile.gettempdir()) / "kernelprof.lock"
 
@@ -34,6 +35,17 @@ class Patience:
 
     build_s: float = 900.0
     turn_s: float = 300.0
+
+
+def _in_turns(cases: list[Case], shuffle: random.Random) -> list[Case]:
+    """All cases, those of an engine one after another: pools need time to come to rest."""
+    engines = list(dict.fromkeys(case.engine for case in cases))
+    return [
+        case
+        for engine in shuffle.sample(engines, len(engines))
+        for case in shuffle.sample(cases, len(cases))
+        if case.engine == engine
+    ]
 
 
 @contextmanager
@@ -103,7 +115,9 @@ class Measurement:
         ready = [
             case
             for engine in group.engines
-            for case in self._build(group, engine, [c for c in open_cases if c.engine == engine], ids)
+            for case in self._build(
+                group, engine, [c for c in open_cases if c.engine == engine], ids
+            )
         ]
         try:
             reason = self._rounds(group, ready, ids, self._seconds(group, left))
@@ -189,28 +203,30 @@ class Measurement:
         self._workers[engine, cpus] = worker, self.run.add_worker(engine, cpus, facts)
         return self._workers[engine, cpus]
 
-    def _rounds(
-        self, group: Group, cases: list[Case], ids: dict[Case, int], seconds: float
-    ) -> str:
-        """Turns in rounds until the stop rule holds; what ended them."""
+    def _rounds(self, group: Group, cases: list[Case], ids: dict[Case, int], seconds: float) -> str:
+        """Rounds until the stop rule holds; what ended them.
+
+        Some rounds make a turn.  In which order the engines take theirs, and each engine its
+        modes, is shuffled anew for every turn.
+        """
         stop = self.options.stop
         shuffle = random.Random(f"{self.options.seed} {group.network.name} {group.cpus}")
-        deadline = time.monotonic() + seconds
         started = time.monotonic()
-        for round_ in range(stop.most):
+        for first in range(0, stop.most, ROUNDS_PER_TURN):
             alive = [case for case in cases if ids[case] not in self.run.failures()]
             if not alive:
                 return "failure"
-            if round_ >= stop.least:
+            if first >= stop.least:
                 if all(self._is_known(ids[case], case) for case in alive):
                     return "interval"
-                if time.monotonic() + (time.monotonic() - started) / round_ > deadline:
+                passed = time.monotonic() - started
+                if passed * (1 + ROUNDS_PER_TURN / first) > seconds:
                     return "budget"
-            for case in shuffle.sample(alive, len(alive)):
-                if round_ not in self.run.rounds(ids[case]):
-                    self._turn(group, case, ids, round_)
+            rounds = list(range(first, min(first + ROUNDS_PER_TURN, stop.most)))
+            for case in _in_turns(alive, shuffle):
+                self._turn(group, case, ids, rounds)
                 share = (time.monotonic() - started) / max(seconds, 1e-9)
-                self.report.step(f"{case.title}: round {round_ + 1}", min(share, 1.0))
+                self.report.step(f"{case.title}: round {rounds[-1] + 1}", min(share, 1.0))
         return "rounds"
 
     def _is_known(self, case_id: int, case: Case) -> bool:
@@ -219,16 +235,14 @@ class Measurement:
         ratios = paired_ratios(self.run.call_ns(case_id))
         return bool(ratios) and half_width(ratios) <= self.options.stop.half_width
 
-    def _turn(self, group: Group, case: Case, ids: dict[Case, int], round_: int) -> None:
+    def _turn(self, group: Group, case: Case, ids: dict[Case, int], rounds: list[int]) -> None:
         """One turn of one case; if its worker dies, the engine's other cases are built again."""
-        if ids[case] in self.run.failures():  # it failed when it was built again
+        missing = [r for r in rounds if r not in self.run.rounds(ids[case])]
+        if not missing or ids[case] in self.run.failures():
             return
         worker, worker_id = self._workers[case.engine, case.cpus]
-        kernels_first = round_ % 2 == 1
         try:
-            turn = worker.ask(
-                "turn", self.patience.turn_s, subject=case.mode, kernels_first=kernels_first
-            )
+            turn = worker.ask("turn", self.patience.turn_s, subject=case.mode, rounds=missing)
         except WorkerError as error:
             self.run.add_failure(ids[case], error.kind, error.reason)
             failed = self.run.failures()
@@ -236,9 +250,9 @@ class Measurement:
             if not worker.alive:
                 self._build(group, case.engine, others, ids)
             return
-        self.run.add_turn(ids[case], round_, worker_id, kernels_first, turn)
-        samples = [*turn["kernels"].values(), *([turn["whole"]] if turn["whole"] else [])]
-        self.run.spend("samples", sum(sample[2] for sample in samples))
+        sampled_ns = self.run.add_turn(ids[case], worker_id, turn)
+        self.run.spend("samples", sampled_ns)
+        self.run.spend("warm-up", turn["warm_ns"])
 
     def _forget(self, engine: str, cpus: tuple[int, ...]) -> None:
         """Free the worker's memory; a worker that cannot is replaced when it is next needed."""

@@ -71,7 +71,7 @@ class StopRule:
     """
 
     half_width: float = 0.005
-    least: int = 5
+    least: int = 6
     most: int = 60
 
 
@@ -179,4 +179,3 @@ def _unfolded_bytes(primitive: Any) -> int:
     window = primitive.in_channels * product(primitive.kernel)
     output = primitive.operand("y")
     return int(window * output.size_bytes // primitive.out_channels)
-

@@ -16,8 +16,6 @@ from kernelprof.results import Estimate
 from kernelprof.runfile import WHOLE
 from kernelprof.statistics import estimate
 
-
-
 Rounds = Mapping[int, Mapping[int, float]]  # round -> place -> nanoseconds per call
 
 
@@ -43,7 +41,10 @@ def call_cost(chains: Sequence[tuple[int, Rounds]]) -> CallCost:
     single chain all of it counts per call.
     """
     points = [
-        (count, float(np.median([sample[WHOLE] - kernels_ns(sample) for sample in rounds.values()])))
+        (
+            count,
+            float(np.median([sample[WHOLE] - kernels_ns(sample) for sample in rounds.values()])),
+        )
         for count, rounds in chains
         if rounds
     ]

@@ -38,15 +38,15 @@ CREATE TABLE kernels (
     compute_flop INTEGER NOT NULL, least_bytes INTEGER NOT NULL, error REAL,
     failure_kind TEXT, failure_reason TEXT, PRIMARY KEY (case_id, place));
 CREATE TABLE turns (
-    id INTEGER PRIMARY KEY, case_id INTEGER NOT NULL REFERENCES cases, round INTEGER NOT NULL,
-    worker_id INTEGER NOT NULL REFERENCES workers, kernels_first INTEGER NOT NULL,
-    turn_ns INTEGER NOT NULL, steal_ticks INTEGER NOT NULL, throttled_periods INTEGER NOT NULL,
-    UNIQUE (case_id, round));
+    id INTEGER PRIMARY KEY, case_id INTEGER NOT NULL REFERENCES cases,
+    worker_id INTEGER NOT NULL REFERENCES workers, turn_ns INTEGER NOT NULL,
+    steal_ticks INTEGER NOT NULL, throttled_periods INTEGER NOT NULL);
 CREATE TABLE samples (
-    turn_id INTEGER NOT NULL REFERENCES turns, place INTEGER NOT NULL, calls INTEGER NOT NULL,
+    case_id INTEGER NOT NULL REFERENCES cases, round INTEGER NOT NULL, place INTEGER NOT NULL,
+    turn_id INTEGER NOT NULL REFERENCES turns, calls INTEGER NOT NULL,
     start_ns INTEGER NOT NULL, duration_ns INTEGER NOT NULL, minor_faults INTEGER NOT NULL,
     major_faults INTEGER NOT NULL, involuntary_switches INTEGER NOT NULL,
-    PRIMARY KEY (turn_id, place)) WITHOUT ROWID;
+    PRIMARY KEY (case_id, round, place)) WITHOUT ROWID;
 CREATE TABLE failures (
     case_id INTEGER PRIMARY KEY REFERENCES cases, kind TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE spent (what TEXT PRIMARY KEY, ns INTEGER NOT NULL);
@@ -173,7 +173,9 @@ class RunFile:
     def workers(self) -> list[tuple[str, tuple[int, ...], Message]]:
         """Engine, CPUs and facts of every worker."""
         rows = self._db.execute("SELECT engine, cpus, facts FROM workers ORDER BY id")
-        return [(engine, tuple(json.loads(cpus)), json.loads(facts)) for engine, cpus, facts in rows]
+        return [
+            (engine, tuple(json.loads(cpus)), json.loads(facts)) for engine, cpus, facts in rows
+        ]
 
     def add_case(self, case: Case, calibration: bool) -> int:
         """Record a planned case, unless it is there; its id."""
@@ -200,7 +202,9 @@ class RunFile:
         return [
             StoredCase(
                 row[0],
-                Case(row[1], row[2], tuple(json.loads(row[4])), row[5], row[6], bool(row[7]), row[3]),
+                Case(
+                    row[1], row[2], tuple(json.loads(row[4])), row[5], row[6], bool(row[7]), row[3]
+                ),
                 bool(row[8]),
                 row[9],
                 row[10],
@@ -208,7 +212,9 @@ class RunFile:
             for row in rows
         ]
 
-    def describe_case(self, case_id: int, first_call_ns: int | None, kernels: list[Message]) -> None:
+    def describe_case(
+        self, case_id: int, first_call_ns: int | None, kernels: list[Message]
+    ) -> None:
         """Record what a worker built for a case; a rebuilt case keeps its first call."""
         with self._transaction() as db:
             db.execute(
@@ -236,37 +242,35 @@ class RunFile:
             for row in rows
         ]
 
-    def add_turn(
-        self, case_id: int, round_: int, worker_id: int, kernels_first: bool, turn: Message
-    ) -> None:
-        """Record the samples of one turn; all of them or none."""
-        samples = {int(place): sample for place, sample in turn["kernels"].items()}
-        if turn["whole"] is not None:
-            samples[WHOLE] = turn["whole"]
+    def add_turn(self, case_id: int, worker_id: int, turn: Message) -> int:
+        """Record the samples of one turn, all of them or none; the nanoseconds they took."""
         with self._transaction() as db:
             cursor = db.execute(
-                "INSERT INTO turns (case_id, round, worker_id, kernels_first, turn_ns,"
-                " steal_ticks, throttled_periods) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO turns (case_id, worker_id, turn_ns, steal_ticks, throttled_periods)"
+                " VALUES (?, ?, ?, ?, ?)",
                 (
-                    *(case_id, round_, worker_id, kernels_first),
-                    *(turn["turn_ns"], turn["steal_ticks"], turn["throttled_periods"]),
+                    *(case_id, worker_id, turn["turn_ns"]),
+                    *(turn["steal_ticks"], turn["throttled_periods"]),
                 ),
             )
-            db.executemany(
-                "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(cursor.lastrowid, place, *sample) for place, sample in samples.items()],
-            )
+            rows = [
+                (case_id, round_["round"], place, cursor.lastrowid, *sample)
+                for round_ in turn["rounds"]
+                for place, sample in _samples_of(round_).items()
+            ]
+            db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        return sum(row[6] for row in rows)
 
     def rounds(self, case_id: int) -> set[int]:
-        """The rounds in which the case had its turn."""
-        rows = self._db.execute("SELECT round FROM turns WHERE case_id = ?", (case_id,))
+        """The rounds in which the case was sampled."""
+        rows = self._db.execute("SELECT DISTINCT round FROM samples WHERE case_id = ?", (case_id,))
         return {row[0] for row in rows}
 
     def call_ns(self, case_id: int) -> dict[int, dict[int, float]]:
         """Nanoseconds per call, by round and place."""
         rows = self._db.execute(
-            "SELECT round, place, duration_ns * 1.0 / calls FROM samples"
-            " JOIN turns ON turns.id = samples.turn_id WHERE case_id = ? ORDER BY round, place",
+            "SELECT round, place, duration_ns * 1.0 / calls FROM samples WHERE case_id = ?"
+            " ORDER BY round, place",
             (case_id,),
         )
         found: dict[int, dict[int, float]] = {}
@@ -304,10 +308,10 @@ class RunFile:
     def samples(self, case_id: int) -> Iterator[dict[str, Any]]:
         """Every raw sample of a case with its circumstances."""
         cursor = self._db.execute(
-            "SELECT round, worker_id, kernels_first, steal_ticks, throttled_periods, place, calls,"
+            "SELECT round, turn_id, worker_id, steal_ticks, throttled_periods, place, calls,"
             " start_ns, duration_ns, minor_faults, major_faults, involuntary_switches"
-            " FROM samples JOIN turns ON turns.id = samples.turn_id WHERE case_id = ?"
-            " ORDER BY round, place",
+            " FROM samples JOIN turns ON turns.id = samples.turn_id"
+            " WHERE samples.case_id = ? ORDER BY round, place",
             (case_id,),
         )
         names = [column[0] for column in cursor.description]
@@ -320,6 +324,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     return connection
+
+
+def _samples_of(round_: Message) -> dict[int, list[int]]:
+    samples = {int(place): sample for place, sample in round_["kernels"].items()}
+    return samples if round_["whole"] is None else {WHOLE: round_["whole"], **samples}
 
 
 def _kernel_row(case_id: int, place: int, kernel: Message) -> tuple[Any, ...]:

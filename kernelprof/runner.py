@@ -18,7 +18,7 @@ from kernelprof.probes.network import MODES, Network
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.runfile import RunFile
 
-QUICK_BUDGET_S = 200.0
+QUICK_BUDGET_S = 225.0
 FULL_BUDGET_S = 1800.0
 
 

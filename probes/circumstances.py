@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 CGROUP_STATS = ("/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpu/cpu.stat")
 
@@ -67,7 +67,7 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def available_bytes() -> Optional[int]:
+def available_bytes() -> int | None:
     """Memory that this process could still take, or None where the system does not say."""
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):

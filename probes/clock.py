@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 Now = Callable[[], int]
 
@@ -43,7 +43,7 @@ def time_block(
     held: list[Any],
     place: int,
     releases: tuple[int, ...] = (),
-    finish: Optional[Callable[[], object]] = None,
+    finish: Callable[[], object] | None = None,
     now: Now = time.perf_counter_ns,
 ) -> int:
     """Nanoseconds that ``calls`` calls take, with what the network does after each.

@@ -13,6 +13,7 @@ from .primitive import (
     OperandTable,
     Primitive,
     product,
+    short,
 )
 
 
@@ -56,6 +57,11 @@ class Gemm(Primitive):
 
     def _shape(self, axes: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(getattr(self, axis) for axis in axes)
+
+    @property
+    def sizes(self) -> str:
+        options = short(trans_a=self.trans_a, trans_b=self.trans_b)
+        return f"m={self.m} n={self.n} k={self.k}{options}"
 
     def flop(self, pass_: str) -> int:
         return 2 * self.m * self.n * self.k
@@ -143,6 +149,18 @@ class Conv2d(Primitive):
             ),
         }
 
+    @property
+    def sizes(self) -> str:
+        options = short(
+            stride=self.stride if self.stride != (1, 1) else 0,
+            pad=self.padding if any(self.padding) else 0,
+            dilation=self.dilation if self.dilation != (1, 1) else 0,
+            groups=self.groups if self.groups > 1 else 0,
+        )
+        image = f"{self.batch}x{self.in_channels}x{self.height}x{self.width}"
+        kernel = "x".join(map(str, self.kernel))
+        return f"{image} to {self.out_channels}, {kernel}{options}"
+
     def flop(self, pass_: str) -> int:
         window = self.in_channels // self.groups * product(self.kernel)
         return 2 * self.batch * self.out_channels * product(self.extent) * window
@@ -191,11 +209,16 @@ class LstmCell(Primitive):
             "h0": Operand(hidden, self.dtype, scale=0.5, axes=("batch",)),
             "c0": Operand(hidden, self.dtype, scale=0.5, axes=("batch",)),
             "y": Operand((self.steps, *hidden), self.dtype, axes=steps),
-            "gates": Operand(
-                (self.steps, self.batch, gates), self.dtype, saved=True, axes=steps
-            ),
+            "gates": Operand((self.steps, self.batch, gates), self.dtype, saved=True, axes=steps),
             "cells": Operand((self.steps, *hidden), self.dtype, saved=True, axes=steps),
         }
+
+    @property
+    def sizes(self) -> str:
+        return (
+            f"batch={self.batch} input={self.input_size} hidden={self.hidden_size} "
+            f"steps={self.steps}"
+        )
 
     def flop(self, pass_: str) -> int:
         gates = 4 * self.hidden_size

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
 from .decompose import Kernel
 from .network import TRAIN, Network
-from .primitive import Operand, Primitive
+from .primitive import Operand, Primitive, product
+
+BLOCK = 1048573  # numbers, the largest prime below 2**20
 
 Arrays = dict[str, Any]  # operand name -> numpy array
 Parameters = dict[tuple[str, int, str], Any]  # (layer, member, operand) -> numpy array
 
 
 def random_array(operand: Operand, random: np.random.Generator) -> Any:
-    """An array for an operand."""
+    """An array for an operand; a large one repeats a block of random numbers.
+
+    The block's length is prime, so that no two rows or columns of an array are alike.
+    """
     if operand.upper:
         return random.integers(operand.upper, size=operand.shape, dtype=operand.dtype)
-    values = random.random(operand.shape, dtype=operand.dtype)
-    values -= 0.5
-    values *= 12**0.5 * operand.scale  # a uniform variable of width 1 deviates by 12**-0.5
-    return values
+    length = min(product(operand.shape), BLOCK)
+    block = random.random(length, np.float32 if operand.dtype == "float32" else np.float64)
+    block -= 0.5
+    block *= 12**0.5 * operand.scale  # a uniform variable of width 1 deviates by 12**-0.5
+    return np.resize(block, operand.shape)
 
 
 def primitive_arrays(primitive: Primitive, random: np.random.Generator) -> Arrays:
@@ -48,7 +54,7 @@ class NetworkData:
         self.batch = batch
         self._random = np.random.default_rng(seed)
         self._layers: dict[str, list[Arrays]] = {}
-        self._parameters: Optional[Parameters] = None
+        self._parameters: Parameters | None = None
 
     def layer(self, name: str) -> list[Arrays]:
         """The arrays of each primitive of a layer."""
@@ -108,4 +114,3 @@ class NetworkData:
             return None
         (loss,) = self.network.primitives(losses[0], self.batch, TRAIN)
         return random_array(loss.operand("labels"), self._random)
-

@@ -104,17 +104,13 @@ def _backward(network: Network, layer: Layer, batch: int, fusion: Fusion) -> Ite
                 yield _kernel(layer, primitives, members, (BACKWARD_DATA, BACKWARD_WEIGHTS))
 
 
-def _groups(
-    primitives: tuple[Primitive, ...], pass_: str, fusion: Fusion
-) -> list[tuple[int, ...]]:
+def _groups(primitives: tuple[Primitive, ...], pass_: str, fusion: Fusion) -> list[tuple[int, ...]]:
     """Places of the primitives that take part in a pass, those that the engine fuses together."""
     kinds = tuple(primitive.kind for primitive in primitives)
     groups: list[tuple[int, ...]] = []
     start = 0
     while start < len(kinds):
-        chains = [
-            c for c in fusion.chains.get(pass_, ()) if kinds[start : start + len(c)] == c
-        ]
+        chains = [c for c in fusion.chains.get(pass_, ()) if kinds[start : start + len(c)] == c]
         length = max((len(chain) for chain in chains), default=1)
         if length > 1 or pass_ in primitives[start].passes:
             groups.append(tuple(range(start, start + length)))
@@ -171,9 +167,9 @@ def _readers(network: Network, found: list[Kernel], index: int) -> Iterator[int]
         if kernel.passes == (FORWARD,) and kernel.members:
             if same and _reads_own_result(kernel, other):
                 yield place
-            if any(other.layer == c.name for c in _effective_consumers(network, found, layer)):
-                if other.passes == (FORWARD,) or _reads_input(other):
-                    yield place
+            consumers = [c.name for c in _effective_consumers(network, found, layer)]
+            if other.layer in consumers and (other.passes == (FORWARD,) or _reads_input(other)):
+                yield place
         elif BACKWARD_WEIGHTS in kernel.passes:
             if same and other.passes == (UPDATE,):
                 yield place

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
@@ -76,7 +76,7 @@ class Engine:
         """
         raise NotImplementedError
 
-    finish: Optional[Callable[[], object]] = None
+    finish: Callable[[], object] | None = None
     """Waits until all calls are done; None for an engine whose calls return when they are."""
 
 

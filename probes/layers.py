@@ -277,7 +277,7 @@ class SoftmaxCrossEntropy(Layer):
         return (SoftmaxLoss(batch * product(tuple(steps)), classes),)
 
 
-LAYERS: dict[str, type[Layer]] = {
+LAYERS: dict[str, Any] = {
     "input": Input,
     "convolution": Convolution,
     "fully_connected": FullyConnected,
@@ -306,7 +306,8 @@ def layer_from_json(data: dict[str, Any]) -> Layer:
     if kind not in LAYERS:
         raise ValueError(f"unknown kind of layer {kind!r}; known: {', '.join(LAYERS)}")
     try:
-        return LAYERS[kind](**options)
+        layer: Layer = LAYERS[kind](**options)
+        return layer
     except TypeError as error:
         raise ValueError(f"layer of kind {kind}: {error}") from error
 

@@ -18,6 +18,7 @@ from .primitive import (
     OperandTable,
     Primitive,
     product,
+    short,
 )
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
@@ -43,6 +44,10 @@ class Bias(Primitive):
         )
         bias = Operand((self.channels,), self.dtype, scale=0.1, axes=("channels",))
         return {"x": image, "bias": bias, "y": image}
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.batch}x{self.channels}x{self.positions}"
 
     def flop(self, pass_: str) -> int:
         return self.batch * self.channels * self.positions
@@ -70,6 +75,10 @@ class Activation(Primitive):
     def operands(self) -> dict[str, Operand]:
         flat = Operand((self.elements,), self.dtype, axes=("elements",))
         return {"x": flat, "y": flat}
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.function} {self.elements}"
 
     def flop(self, pass_: str) -> int:
         per_element = 1 if self.function == "relu" else 3
@@ -104,6 +113,11 @@ class Pool2d(Primitive):
         super().__post_init__()
         if self.function not in POOLINGS:
             raise ValueError(f"pool2d: function must be one of {POOLINGS}, got {self.function!r}")
+        if any(pad >= self.kernel[place // 2] for place, pad in enumerate(self.padding)):
+            raise ValueError(
+                f"pool2d: padding {self.padding} must be smaller than the kernel {self.kernel}, "
+                "or windows hold no pixel"
+            )
         self._extent()
 
     def _extent(self) -> tuple[int, int]:
@@ -131,6 +145,13 @@ class Pool2d(Primitive):
             "y": Operand(output, self.dtype, axes=axes),
             "argmax": Operand(saved, "int64", saved=True, axes=axes),
         }
+
+    @property
+    def sizes(self) -> str:
+        options = short(pad=self.padding if any(self.padding) else 0, ceil=self.ceil)
+        image = f"{self.batch}x{self.channels}x{self.height}x{self.width}"
+        kernel = "x".join(map(str, self.kernel))
+        return f"{self.function} {image}, {kernel}{short(stride=self.stride)}{options}"
 
     def flop(self, pass_: str) -> int:
         return self.batch * self.channels * product(self.extent) * product(self.kernel)
@@ -164,6 +185,10 @@ class LocalResponseNorm(Primitive):
             "y": Operand(shape, self.dtype),
             "norm": Operand(shape, self.dtype, saved=True),
         }
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.batch}x{self.channels}x{self.positions} size={self.size}"
 
     def flop(self, pass_: str) -> int:
         return self.batch * self.channels * self.positions * (self.size + 4)
@@ -211,6 +236,11 @@ class BatchNorm(Primitive):
             "deviation": saved,
         }
 
+    @property
+    def sizes(self) -> str:
+        options = short(training=self.training)
+        return f"{self.batch}x{self.channels}x{self.positions}{options}"
+
     def flop(self, pass_: str) -> int:
         return 5 * self.batch * self.channels * self.positions
 
@@ -227,9 +257,22 @@ class Dropout(Primitive):
     rate: float = 0.5
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"dropout: rate must be at least 0 and below 1, got {self.rate!r}")
+
     def operands(self) -> dict[str, Operand]:
         flat = Operand((self.elements,), self.dtype, axes=("elements",))
-        return {"x": flat, "y": flat, "mask": Operand((self.elements,), "bool", saved=True, axes=("elements",))}
+        return {
+            "x": flat,
+            "y": flat,
+            "mask": Operand((self.elements,), "bool", saved=True, axes=("elements",)),
+        }
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.elements} rate={self.rate:g}"
 
     def flop(self, pass_: str) -> int:
         return 2 * self.elements
@@ -241,7 +284,10 @@ class SoftmaxLoss(Primitive):
 
     kind: ClassVar[str] = "softmax_loss"
     output: ClassVar[str] = "loss"
-    reads: ClassVar[OperandTable] = {FORWARD: ("x", "labels"), BACKWARD_DATA: ("probabilities", "labels")}
+    reads: ClassVar[OperandTable] = {
+        FORWARD: ("x", "labels"),
+        BACKWARD_DATA: ("probabilities", "labels"),
+    }
     writes: ClassVar[OperandTable] = {FORWARD: ("loss", "probabilities"), BACKWARD_DATA: ("dx",)}
 
     rows: int
@@ -256,6 +302,10 @@ class SoftmaxLoss(Primitive):
             "loss": Operand((1,), self.dtype),
             "probabilities": Operand(logits, self.dtype, saved=True),
         }
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.rows}x{self.classes}"
 
     def flop(self, pass_: str) -> int:
         return 4 * self.rows * self.classes
@@ -277,12 +327,14 @@ class Embedding(Primitive):
 
     def operands(self) -> dict[str, Operand]:
         return {
-            "ids": Operand(
-                (self.tokens,), "int64", upper=self.vocabulary, axes=("tokens",)
-            ),
+            "ids": Operand((self.tokens,), "int64", upper=self.vocabulary, axes=("tokens",)),
             "table": Operand((self.vocabulary, self.size), self.dtype, axes=("", "size")),
             "y": Operand((self.tokens, self.size), self.dtype, axes=("tokens", "size")),
         }
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.tokens} of {self.vocabulary}x{self.size}"
 
     def flop(self, pass_: str) -> int:
         return 0 if pass_ == FORWARD else self.tokens * self.size
@@ -311,6 +363,10 @@ class Add(Primitive):
         flat = Operand((self.elements,), self.dtype, axes=("elements",))
         return {"x": flat, "other": flat, "y": flat}
 
+    @property
+    def sizes(self) -> str:
+        return f"{self.elements}"
+
     def flop(self, pass_: str) -> int:
         return self.elements
 
@@ -337,6 +393,10 @@ class SgdUpdate(Primitive):
             "v": Operand((velocity,), self.dtype, axes=("elements",)),
         }
 
+    @property
+    def sizes(self) -> str:
+        return f"{self.elements}{short(momentum=self.momentum)}"
+
     def flop(self, pass_: str) -> int:
         return (4 if self.momentum else 2) * self.elements
 
@@ -355,6 +415,10 @@ class Copy(Primitive):
     def operands(self) -> dict[str, Operand]:
         flat = Operand((self.elements,), self.dtype, axes=("elements",))
         return {"x": flat, "y": flat}
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.elements}"
 
     def flop(self, pass_: str) -> int:
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 from .layers import (
     Activate,
@@ -107,7 +107,7 @@ class Network:
         shapes = [self.shapes[name] for name in layer.inputs]
         return layer.primitives(shapes, batch, mode == TRAIN)
 
-    def parameters(self, layer: Optional[Layer] = None) -> int:
+    def parameters(self, layer: Layer | None = None) -> int:
         """How many numbers are trained, in one layer or in all."""
         chosen = self.layers if layer is None else (layer,)
         return sum(

@@ -12,9 +12,9 @@ import numpy as np
 from .data import Arrays, NetworkData, Parameters
 from .engine import WholeNetwork
 from .layers import Layer
-from .network import TRAIN, Network
-from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive, product
 from .memory_bound import SgdUpdate
+from .network import TRAIN, Network
+from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
 from .reference import run
 
 
@@ -28,7 +28,10 @@ class NumpyNetwork(WholeNetwork):
         self.data = _cast(data.input(), dtype)
         self.labels = data.labels() if mode == TRAIN else None
         self.trained: Parameters = {k: _cast(v, dtype) for k, v in data.parameters().items()}
-        self.velocity = {k: np.zeros_like(v) for k, v in self.trained.items()}
+        self.velocity = {
+            key: np.zeros(array.size if network.momentum else 0, dtype)
+            for key, array in self.trained.items()
+        }
         self.primitives = {
             layer.name: network.primitives(layer, data.batch, mode) for layer in network.layers
         }
@@ -110,9 +113,7 @@ class NumpyNetwork(WholeNetwork):
                 self._hand_on(layer, gradient, arriving)
         return loss, gradients
 
-    def _backward(
-        self, layer: Layer, primitive: Primitive, state: Arrays, gradient: Any
-    ) -> Any:
+    def _backward(self, layer: Layer, primitive: Primitive, state: Arrays, gradient: Any) -> Any:
         """Run the backward passes that training asks for; the gradient of the input, if any."""
         if gradient is not None:
             shape = primitive.operand(primitive.output).shape
@@ -133,10 +134,9 @@ class NumpyNetwork(WholeNetwork):
                 arriving[name] = gradient
 
     def _update(self, key: tuple[str, int, str], gradient: Any) -> None:
-        update = SgdUpdate(product(gradient.shape), self.network.momentum)
-        velocity = self.velocity[key] if self.network.momentum else np.empty(0, self.dtype)
+        update = SgdUpdate(gradient.size, self.network.momentum)
         weights = self.trained[key].reshape(-1)
-        run(update, UPDATE, {"w": weights, "dw": gradient.reshape(-1), "v": velocity.reshape(-1)})
+        run(update, UPDATE, {"w": weights, "dw": gradient.reshape(-1), "v": self.velocity[key]})
 
 
 def _cast(array: Any, dtype: str) -> Any:

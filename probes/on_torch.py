@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the name that every torch user knows
@@ -59,7 +59,7 @@ class TorchEngine(Engine):
         }
 
     def threads(self) -> int:
-        return torch.get_num_threads()
+        return int(torch.get_num_threads())
 
     def scope(self, training: bool) -> AbstractContextManager[object]:
         return nullcontext() if training else torch.inference_mode()
@@ -264,7 +264,7 @@ class Step(NamedTuple):
 
     operator: Callable[[Tensors], Any]
     constants: Tensors
-    inputs: tuple[tuple[str, str, Optional[Shape]], ...]  # operand, layer, shape to view it in
+    inputs: tuple[tuple[str, str, Shape | None], ...]  # operand, layer, shape to view it in
     layer: str
     drops: tuple[str, ...]
 
@@ -312,7 +312,10 @@ class TorchNetwork(WholeNetwork):
         _complete(primitives, constants)
         first = primitives[0]
         shape = None if first.kind in ANY_SHAPE else first.operand(first.input).shape
-        inputs = ((first.input, sources[0], shape), *(("other", name, None) for name in sources[1:]))
+        inputs = (
+            (first.input, sources[0], shape),
+            *(("other", name, None) for name in sources[1:]),
+        )
         return Step(partial(OPERATORS[kinds], primitives), constants, inputs, layer.name, drops)
 
     def _constants(self, layer: Layer, member: int, primitive: Primitive) -> Tensors:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
+import time
 from pathlib import Path
-from typing import Optional
 
 OPENBLAS_SYMBOLS = (
     "scipy_openblas_get_num_threads64_",
@@ -27,6 +29,64 @@ def thread_cpus() -> dict[int, tuple[int, ...]]:
     return allowed
 
 
+def run_ns() -> dict[int, int]:
+    """Nanoseconds that each thread of this process has run, by thread id."""
+    found = {}
+    for schedstat in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            found[int(schedstat.parent.name)] = int(schedstat.read_text().split()[0])
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def pin_busiest(cpus: tuple[int, ...], before: dict[int, int]) -> None:
+    """Give each of the busiest threads a CPU of its own; the calling one gets the first.
+
+    Busiest are those that ran most since ``before``, as many as there are CPUs: the members of
+    the engine's pool.  Left free, two of them may wake up on one CPU and stay there for several
+    milliseconds.  The other threads keep all CPUs.
+    """
+    main = os.getpid()
+    ran = {tid: ns - before.get(tid, 0) for tid, ns in run_ns().items() if tid != main}
+    busiest = [main, *sorted(ran, key=lambda tid: -ran[tid])]
+    for tid, cpu in zip(busiest, cpus):
+        _allow(tid, {cpu})
+
+
+def unpin(cpus: tuple[int, ...]) -> None:
+    """Let every thread run on all CPUs again: threads to come inherit what the first one may."""
+    for tid in run_ns():
+        _allow(tid, set(cpus))
+
+
+def _allow(tid: int, cpus: set[int]) -> None:
+    with contextlib.suppress(ProcessLookupError):  # the thread ended meanwhile
+        os.sched_setaffinity(tid, cpus)
+
+
+def wait_until_idle(patience_s: float = 0.1) -> None:
+    """Return once no other thread of this process runs.
+
+    Pools spin for a while after their work (OpenBLAS for 2**26 cycles), on CPUs that another
+    engine's turn needs.
+    """
+    deadline = time.monotonic() + patience_s
+    main = str(os.getpid())
+    while time.monotonic() < deadline:
+        stats = [p for p in Path("/proc/self/task").glob("*/stat") if p.parent.name != main]
+        if not any(_is_running(stat) for stat in stats):
+            return
+        time.sleep(0.001)
+
+
+def _is_running(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] == "R"
+    except OSError:  # the thread ended meanwhile
+        return False
+
+
 def parse_cpus(text: str) -> tuple[int, ...]:
     """The CPU ids of a kernel list such as ``0-2,5``.
 
@@ -40,7 +100,7 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     return tuple(cpus)
 
 
-def openblas_threads() -> Optional[int]:
+def openblas_threads() -> int | None:
     """The size of OpenBLAS's pool in this process, or None where it is not loaded."""
     for path in _loaded_libraries("openblas"):
         library = ctypes.CDLL(path)

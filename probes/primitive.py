@@ -17,6 +17,8 @@ PASSES = (FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS, UPDATE)
 
 ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}
 
+FLOATS = ("float32", "float64")
+
 Shape = tuple[int, ...]
 OperandTable = dict[str, tuple[str, ...]]  # pass -> names of operands
 
@@ -61,22 +63,32 @@ class Primitive:
     writes: ClassVar[OperandTable] = {}
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no array can have.
+        """Refuse what no array can have.
 
         Raises:
-            ValueError: a size that is not a positive integer, or an output without elements.
+            ValueError: a size that is not a positive integer, or an unknown dtype.
         """
-        for name, value in self._sizes():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{self.kind}: {name} must be a whole number from 1, got {value!r}"
-                )
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                self._require_integers(field.name, (value,), 1, least=1)
+            elif str(field.type).startswith("tuple"):
+                count = str(field.type).count("int")
+                self._require_integers(field.name, value, count, least=0)
+        dtype = getattr(self, "dtype", None)
+        if dtype not in FLOATS:
+            raise ValueError(f"{self.kind}: dtype must be one of {FLOATS}, got {dtype!r}")
 
-    def _sizes(self) -> list[tuple[str, object]]:
-        """The fields that must be positive integers, by name."""
-        return [
-            (field.name, getattr(self, field.name)) for field in fields(self) if field.type == "int"
-        ]
+    def _require_integers(self, name: str, values: object, count: int, least: int) -> None:
+        valid = (
+            isinstance(values, tuple)
+            and len(values) == count
+            and all(type(value) is int and value >= least for value in values)
+        )
+        if not valid:
+            got = values[0] if isinstance(values, tuple) and count == 1 else values
+            needed = "a whole number" if count == 1 else f"{count} whole numbers"
+            raise ValueError(f"{self.kind}: {name} must be {needed} from {least}, got {got!r}")
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -105,32 +117,39 @@ class Primitive:
         raise NotImplementedError
 
     def least_bytes(self, pass_: str) -> int:
-        """Bytes that must move if every operand is read or written once."""
-        touched = self.reads[pass_] + self.writes[pass_]
-        return sum(self.operand(name).size_bytes for name in touched)
+        """Bytes that must move if every operand is read or written once.
+
+        Saved operands do not count: an engine may keep them smaller, or compute them again.
+        """
+        touched = [self.operand(name) for name in self.reads[pass_] + self.writes[pass_]]
+        return sum(operand.size_bytes for operand in touched if not operand.saved)
+
+    @property
+    def sizes(self) -> str:
+        """The sizes as short as they can be said."""
+        raise NotImplementedError
 
     @property
     def label(self) -> str:
         """Kind and sizes on one line, as ranges and tables show them."""
-        parts = [
-            _label_part(field.name, getattr(self, field.name), field.default)
-            for field in fields(self)
-        ]
-        return " ".join([self.kind, *filter(None, parts)])
+        return f"{self.kind} {self.sizes}"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that ``from_json`` of the registry turns back."""
         return {"kind": self.kind, **asdict(self)}
 
 
-def _label_part(name: str, value: object, default: object) -> str:
-    if value == default:
-        return ""
-    if isinstance(value, bool):
-        return name
-    if isinstance(value, tuple):
-        value = "x".join(str(item) for item in value)
-    return value if isinstance(value, str) else f"{name}={value}"
+def short(**options: object) -> str:
+    """Options that are set, as they stand in labels; pairs of equal numbers are said once."""
+    words = []
+    for name, value in options.items():
+        if isinstance(value, tuple):
+            value = value[0] if len(set(value)) == 1 else "x".join(map(str, value))
+        if value is True:
+            words.append(name)
+        elif value:
+            words.append(f"{name}={value}")
+    return "".join(f" {word}" for word in words)
 
 
 def product(sizes: tuple[int, ...]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from .circumstances import Usage
 from .clock import ClockFacts, calls_per_sample, time_block, warm_up
@@ -11,7 +11,7 @@ from .data import NetworkData
 from .decompose import Kernel, kernels
 from .engine import Call, Engine, Unsupported, WholeNetwork
 from .network import TRAIN
-from .oracle import WrongResultError, verify
+from .oracle import Check, WrongResultError
 from .ranges import Ranges
 from .wire import Message
 
@@ -53,7 +53,8 @@ class Subject:
         self.held: list[Any] = [None] * (len(self.kernels) + 1)
         self.failures: dict[int, Message] = {}
         self.errors: dict[int, float] = {}
-        self.first_call_ns: Optional[int] = None
+        self.first_call_ns: int | None = None
+        self.warm_ns = 0  # spent on untimed calls
         with engine.scope(self.training):
             self.timed = self._build_kernels(data)
             self.whole = self._build_whole(data, mode) if whole else None
@@ -76,13 +77,11 @@ class Subject:
         """The kernel's call, once its result agrees with the oracle."""
         arrays = data.kernel(kernel)
         call = self.engine.kernel(kernel, arrays, self.training)
-        before = [dict(own) for own in arrays]
-        if kernel.primitives[0].kind == "sgd_update":  # it works in place
-            before = [{name: array.copy() for name, array in own.items()} for own in arrays]
-        got = self.engine.fetch(kernel, call())
-        if "mask" in got:  # of a dropout, which only the engine can tell
-            before[-1]["mask"] = got["mask"].reshape(-1)
-        self.errors[index] = verify(kernel, before, got)
+        check = Check(kernel, arrays)
+        started = time.perf_counter_ns()
+        result = call()
+        self.warm_ns += time.perf_counter_ns() - started
+        self.errors[index] = check.verify(self.engine.fetch(kernel, result))
         return call
 
     def _build_whole(self, data: NetworkData, mode: str) -> WholeNetwork:
@@ -99,8 +98,14 @@ class Subject:
         """What was built, for the host to plan and to record."""
         return {
             "first_call_ns": self.first_call_ns,
+            "warm_ns": self.take_warm_ns(),
             "kernels": [self._describe(index) for index in range(len(self.kernels))],
         }
+
+    def take_warm_ns(self) -> int:
+        """Nanoseconds of untimed calls since this was last asked."""
+        taken, self.warm_ns = self.warm_ns, 0
+        return taken
 
     def _describe(self, index: int) -> Message:
         kernel = self.kernels[index]
@@ -116,8 +121,8 @@ class Subject:
             "failure": self.failures.get(index),
         }
 
-    def warm_up(self, budget_ns: int) -> int:
-        """Bring everything to a steady state and settle the block sizes; nanoseconds it took."""
+    def warm_up(self, budget_ns: int) -> None:
+        """Bring everything to a steady state and settle the block sizes."""
         started = time.perf_counter_ns()
         with self.engine.scope(self.training):
             share = budget_ns // (2 if self.whole else 1)
@@ -126,11 +131,11 @@ class Subject:
                 self.first_call_ns = self._time(whole)
                 durations = warm_up(lambda: self._time(whole), share)
                 calls = calls_per_sample(min(durations), self.clock)
-                self.whole_timed: Optional[Timed] = whole._replace(calls=calls)
+                self.whole_timed: Timed | None = whole._replace(calls=calls)
             else:
                 self.whole_timed = None
             self._warm_kernels(share)
-        return time.perf_counter_ns() - started
+        self.warm_ns += time.perf_counter_ns() - started
 
     def _warm_kernels(self, budget_ns: int) -> None:
         """Passes over all kernels, in order, until the sum is steady."""
@@ -158,25 +163,33 @@ class Subject:
             self.engine.finish,
         )
 
-    def turn(self, kernels_first: bool) -> Message:
-        """One sample of the whole network and one of each kernel, in either order."""
-        order = ["kernels", "whole"] if kernels_first else ["whole", "kernels"]
-        started = time.perf_counter_ns()
-        answer: Message = {"whole": None, "kernels": {}}
-        with self.engine.scope(self.training):
-            self._wake()
-            for part in order:
-                if part == "kernels":
-                    answer["kernels"] = {str(i): self._sample(t) for i, t in self.timed.items()}
-                elif self.whole_timed is not None:
-                    answer["whole"] = self._sample(self.whole_timed)
-        answer["turn_ns"] = time.perf_counter_ns() - started
-        return answer
+    def turn(self, rounds: list[int]) -> list[Message]:
+        """For each round one sample of the whole network and one of each kernel.
 
-    def _wake(self) -> None:
-        """One untimed kernel call: threads that slept through another engine's turn wake up."""
-        for timed in list(self.timed.values())[:1]:
-            self._time(timed._replace(calls=1))
+        Whole and kernels take turns at going first.  One untimed call comes before all: threads
+        wake up, and memory that the system took back meanwhile is there again.
+        """
+        with self.engine.scope(self.training):
+            self._settle()
+            return [self._round(round_) for round_ in rounds]
+
+    def _settle(self) -> None:
+        started = time.perf_counter_ns()
+        if self.whole_timed is not None:
+            self._time(self.whole_timed._replace(calls=1))
+        else:
+            for timed in self.timed.values():
+                self._time(timed._replace(calls=1))
+        self.warm_ns += time.perf_counter_ns() - started
+
+    def _round(self, round_: int) -> Message:
+        answer: Message = {"round": round_, "whole": None}
+        for part in ("whole", "kernels") if round_ % 2 == 0 else ("kernels", "whole"):
+            if part == "kernels":
+                answer["kernels"] = {str(i): self._sample(t) for i, t in self.timed.items()}
+            elif self.whole_timed is not None:
+                answer["whole"] = self._sample(self.whole_timed)
+        return answer
 
     def _sample(self, timed: Timed) -> list[int]:
         """Calls, start, duration, and the counters of the sample."""

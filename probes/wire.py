@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, BinaryIO, Optional
+from typing import Any, BinaryIO
 
 Message = dict[str, Any]
 
@@ -26,7 +26,7 @@ class Channel:
         self.outgoing.write(line.encode() + b"\n")
         self.outgoing.flush()
 
-    def receive(self) -> Optional[Message]:
+    def receive(self) -> Message | None:
         """The next message, or None once the other side has closed.
 
         Raises:

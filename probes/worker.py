@@ -12,7 +12,6 @@ import platform
 import sys
 import time
 import traceback
-from typing import Any, Optional
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from .data import NetworkData
 from .engine import Engine, Unsupported
 from .network import Network
 from .oracle import WrongResultError
-from .placement import thread_cpus
+from .placement import pin_busiest, run_ns, thread_cpus, unpin, wait_until_idle
 from .ranges import Ranges
 from .subject import Subject
 from .wire import Channel, Message
@@ -33,6 +32,7 @@ class Worker:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.cpus = tuple(sorted(os.sched_getaffinity(0)))
         self.clock = clock_facts()
         self.ranges = Ranges()
         self.subjects: dict[str, Subject] = {}
@@ -56,7 +56,7 @@ class Worker:
         try:
             verb = self.verbs[request.pop("do")]
             return {"ok": verb(**request)}
-        except Exception as error:  # noqa: BLE001  whatever an engine raises must reach the host
+        except Exception as error:
             traceback.print_exc(file=sys.stderr)
             return {"failure": failure_of(error)}
 
@@ -86,36 +86,43 @@ class Worker:
 
         Each subject is ``{"mode", "whole"}``; without ``whole`` only its kernels are built.
         """
+        unpin(self.cpus)
         data = NetworkData(Network.from_json(network), batch, seed)
         answers = {}
         for name, asked in subjects.items():
-            started = time.perf_counter_ns()
             try:
                 subject = Subject(self.engine, self.clock, self.ranges, data, **asked)
-                warming_ns = subject.warm_up(int(warm_up_s * 1e9))
+                ran = run_ns()
+                subject.warm_up(int(warm_up_s * 1e9))
+                pin_busiest(self.cpus, ran)
                 self.subjects[name] = subject
-                built_ns = time.perf_counter_ns() - started - warming_ns
-                answers[name] = {**subject.describe(), "built_ns": built_ns, "warm_ns": warming_ns}
-            except Exception as error:  # noqa: BLE001  one subject's fault is not another's
+                answers[name] = subject.describe()
+            except Exception as error:
                 traceback.print_exc(file=sys.stderr)
                 answers[name] = {"failure": failure_of(error)}
+        wait_until_idle()
         gc.collect()
         gc.freeze()  # what lives now stays; collections between samples need not look at it
         return answers
 
-    def turn(self, subject: str, kernels_first: bool) -> Message:
-        """One sample of a whole network, and one of each of its kernels."""
+    def turn(self, subject: str, rounds: list[int]) -> Message:
+        """The samples of some rounds of one subject, and what happened meanwhile."""
+        started = time.perf_counter_ns()
         before = Disturbance.now()
         gc.collect()
         gc.disable()
         try:
-            answer = self.subjects[subject].turn(kernels_first)
+            sampled = self.subjects[subject].turn(rounds)
+            warm_ns = self.subjects[subject].take_warm_ns()
         finally:
             gc.enable()
         disturbance = Disturbance.now().since(before)
-        return {**answer, **disturbance._asdict()}
+        wait_until_idle()
+        turn_ns = time.perf_counter_ns() - started
+        spent = {"turn_ns": turn_ns, "warm_ns": warm_ns}
+        return {"rounds": sampled, **spent, **disturbance._asdict()}
 
-    def drop(self, subjects: Optional[list[str]] = None) -> Message:
+    def drop(self, subjects: list[str] | None = None) -> Message:
         """Forget subjects and free their memory."""
         for name in subjects or list(self.subjects):
             self.subjects.pop(name, None)
@@ -131,6 +138,6 @@ def failure_of(error: Exception) -> Message:
         return {"kind": "unsupported", "reason": reason}
     if isinstance(error, WrongResultError):
         return {"kind": "wrong_result", "reason": reason}
-    if isinstance(error, MemoryError) or "alloc" in reason and "memory" in reason:
+    if isinstance(error, MemoryError) or ("alloc" in reason and "memory" in reason):
         return {"kind": "memory", "reason": reason}
     return {"kind": "error", "reason": f"{type(error).__name__}: {reason}"}

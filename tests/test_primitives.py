@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell, window_extent
 from kernelprof.probes.memory_bound import (
     Activation,

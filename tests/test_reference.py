@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
 from kernelprof.probes.memory_bound import (
     Activation,

@@ -7,6 +7,8 @@ import re
 from io import StringIO
 
 import pytest
+from rich.console import Console
+
 from kernelprof.reports import FORMATS
 from kernelprof.reports import charts as chart_functions
 from kernelprof.reports.contract import to_json
@@ -16,8 +18,6 @@ from kernelprof.reports.order import groups
 from kernelprof.reports.page import script_json, to_html
 from kernelprof.reports.text import render, to_text
 from kernelprof.reports.verdict import accuracy, losses, verdict
-from rich.console import Console
-
 from kernelprof.results import Estimate, FailureResult
 
 from .sample_results import OUT_OF_MEMORY, large_results, results_of, sample_results
