@@ -19,7 +19,7 @@ from kernelprof.engines import ENGINES, configured, environment, install, known
 from kernelprof.errors import KernelprofError, UsageError
 from kernelprof.export import EXPORTS, export
 from kernelprof.measure import Report
-from kernelprof.plan import Group
+from kernelprof.plan import Group, Options
 from kernelprof.probes.network import INFER, TRAIN
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.reports import FORMATS
@@ -172,7 +172,7 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _measure(file: RunFile, options: runner.Options) -> None:
+def _measure(file: RunFile, options: Options) -> None:
     """Measure with progress on stderr and each result on stdout as it comes."""
     with Progress(
         TextColumn("{task.description}"),

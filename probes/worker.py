@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 import traceback
+from typing import Callable
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Worker:
         self.clock = clock_facts()
         self.ranges = Ranges()
         self.subjects: dict[str, Subject] = {}
-        self.verbs = {
+        self.verbs: dict[str, Callable[..., Message]] = {
             "facts": self.facts,
             "build": self.build,
             "turn": self.turn,
