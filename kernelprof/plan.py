@@ -70,7 +70,7 @@ class StopRule:
     never before ``least`` rounds.
     """
 
-    half_width: float = 0.005
+    half_width: float = 0.01
     least: int = 6
     most: int = 60
 
@@ -98,17 +98,24 @@ class Options:
 def groups(options: Options, networks: list[Network]) -> list[Group]:
     """All that a run measures: first what calling costs, then the networks.
 
-    The calibration comes first because every prediction needs it.
+    The calibration comes first because every prediction needs it.  Then light networks come before
+    heavy ones: results appear soon, and what is left of their time goes to those that need it.
     """
     planned = [
         _group(chain(depth), CALIBRATION_WIDTH, cpus, options, calibration=True)
         for cpus in options.placements
         for depth in CALIBRATION_DEPTHS
     ]
-    for network in networks:
-        batch = options.batch or (network.quick_batch if options.quick else network.batch)
-        planned += [_group(network, batch, cpus, options) for cpus in options.placements]
-    return planned
+    measured = [
+        [_group(network, _batch(network, options), cpus, options) for cpus in options.placements]
+        for network in networks
+    ]
+    measured.sort(key=lambda same: needed_bytes(same[0], REFERENCE))
+    return planned + [group for same in measured for group in same]
+
+
+def _batch(network: Network, options: Options) -> int:
+    return options.batch or (network.quick_batch if options.quick else network.batch)
 
 
 def _group(

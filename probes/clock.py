@@ -34,7 +34,7 @@ class ClockFacts:
     @property
     def least_sample_ns(self) -> float:
         """The shortest sample in which the harness stays below its share."""
-        return max(1.1 * self.block_ns / HARNESS_SHARE, 100.0 * self.resolution_ns)
+        return max(1.25 * self.block_ns / HARNESS_SHARE, 100.0 * self.resolution_ns)
 
 
 def time_block(

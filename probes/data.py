@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,6 @@ class NetworkData:
         self.batch = batch
         self._random = np.random.default_rng(seed)
         self._layers: dict[str, list[Arrays]] = {}
-        self._parameters: Parameters | None = None
 
     def layer(self, name: str) -> list[Arrays]:
         """The arrays of each primitive of a layer."""
@@ -85,19 +85,17 @@ class NetworkData:
             for operand in primitive.parameters
         ]
 
+    @cached_property
     def parameters(self) -> Parameters:
         """All trained arrays of the whole network: not those of its layers' kernels."""
-        if self._parameters is None:
-            self._parameters = {
-                (layer.name, member, name): self.layer(layer.name)[member][name].copy()
-                for layer in self.network.layers
-                for member, primitive in enumerate(
-                    self.network.primitives(layer, self.batch, TRAIN)
-                )
-                for name in primitive.parameters
-            }
-        return self._parameters
+        return {
+            (layer.name, member, name): self.layer(layer.name)[member][name].copy()
+            for layer in self.network.layers
+            for member, primitive in enumerate(self.network.primitives(layer, self.batch, TRAIN))
+            for name in primitive.parameters
+        }
 
+    @cached_property
     def input(self) -> Any:
         """The network's data: batch first, but after the steps of a sequence of ids."""
         source = self.network.input
@@ -107,10 +105,9 @@ class NetworkData:
             return random_array(ids, self._random)
         return random_array(Operand((self.batch, *source.shape), "float32"), self._random)
 
+    @cached_property
     def labels(self) -> Any:
         """Random classes, one for each row that the loss sees."""
-        losses = [layer for layer in self.network.layers if layer.kind == "loss"]
-        if not losses:
-            return None
-        (loss,) = self.network.primitives(losses[0], self.batch, TRAIN)
-        return random_array(loss.operand("labels"), self._random)
+        (loss,) = (layer for layer in self.network.layers if layer.kind == "loss")
+        (primitive,) = self.network.primitives(loss, self.batch, TRAIN)
+        return random_array(primitive.operand("labels"), self._random)

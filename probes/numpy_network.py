@@ -25,9 +25,9 @@ class NumpyNetwork(WholeNetwork):
         self.network = network
         self.mode = mode
         self.dtype = dtype
-        self.data = _cast(data.input(), dtype)
-        self.labels = data.labels() if mode == TRAIN else None
-        self.trained: Parameters = {k: _cast(v, dtype) for k, v in data.parameters().items()}
+        self.data = _cast(data.input, dtype)
+        self.labels = data.labels if mode == TRAIN else None
+        self.trained: Parameters = {k: _cast(v, dtype) for k, v in data.parameters.items()}
         self.velocity = {
             key: np.zeros(array.size if network.momentum else 0, dtype)
             for key, array in self.trained.items()

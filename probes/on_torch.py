@@ -276,11 +276,11 @@ class TorchNetwork(WholeNetwork):
         self.mode = mode
         self.trained = {
             key: torch.from_numpy(array).requires_grad_(mode == TRAIN)
-            for key, array in data.parameters().items()
+            for key, array in data.parameters.items()
         }
         self.parameters = sum(tensor.numel() for tensor in self.trained.values())
-        self.input = network.input.name, torch.from_numpy(data.input())
-        self.labels = torch.from_numpy(data.labels()) if mode == TRAIN else None
+        self.input = network.input.name, torch.from_numpy(data.input)
+        self.labels = torch.from_numpy(data.labels) if mode == TRAIN else None
         self.steps = self._steps(network, data.batch)
         if mode == TRAIN:
             self.optimizer = torch.optim.SGD(

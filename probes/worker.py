@@ -19,11 +19,14 @@ import numpy as np
 from .circumstances import Disturbance
 from .clock import clock_facts
 from .data import NetworkData
+from .decompose import Kernel
 from .engine import Engine, Unsupported
 from .network import Network
 from .oracle import WrongResultError
 from .placement import pin_busiest, run_ns, thread_cpus, unpin, wait_until_idle
+from .primitives import primitive_from_json
 from .ranges import Ranges
+from .selfcheck import kernel_error, network_errors
 from .subject import Subject
 from .wire import Channel, Message
 
@@ -42,6 +45,8 @@ class Worker:
             "build": self.build,
             "turn": self.turn,
             "drop": self.drop,
+            "check_kernel": self.check_kernel,
+            "check_network": self.check_network,
         }
 
     def serve(self, channel: Channel) -> None:
@@ -122,6 +127,17 @@ class Worker:
         turn_ns = time.perf_counter_ns() - started
         spent = {"turn_ns": turn_ns, "warm_ns": warm_ns}
         return {"rounds": sampled, **spent, **disturbance._asdict()}
+
+    def check_kernel(self, primitives: list[Message], passes: list[str], seed: int) -> Message:
+        """Hold one kernel against the oracle."""
+        chain = tuple(primitive_from_json(primitive) for primitive in primitives)
+        kernel = Kernel("", chain, tuple(passes), tuple(range(len(chain))))
+        return {"error": kernel_error(self.engine, kernel, seed)}
+
+    def check_network(self, network: Message, batch: int, mode: str, seed: int) -> Message:
+        """Hold a whole network against the oracle."""
+        definition = Network.from_json(network)
+        return {"errors": network_errors(self.engine, definition, batch, mode, seed)}
 
     def drop(self, subjects: list[str] | None = None) -> Message:
         """Forget subjects and free their memory."""

@@ -1,0 +1,81 @@
+"""What is installed: one import name, every file of the three rooms, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_only_kernelprof_is_at_the_top_level(wheel: Path) -> None:
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"kernelprof"}
+
+
+def test_every_source_file_is_in_the_wheel(wheel: Path) -> None:
+    installed = set(zipfile.ZipFile(wheel).namelist())
+    for room, place in (
+        ("kernelprof", "kernelprof"),
+        ("probes", "kernelprof/probes"),
+        ("reports", "kernelprof/reports"),
+    ):
+        for path in (ROOT / room).iterdir():
+            if path.is_file() and path.suffix in (".py", ".html", ".css", ".js", ".typed"):
+                assert f"{place}/{path.name}" in installed
+
+
+def test_every_package_is_listed(wheel: Path) -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(listed["packages"]) == {"kernelprof", "kernelprof.probes", "kernelprof.reports"}
+    assert not [
+        path
+        for room in ("kernelprof", "probes", "reports")
+        for path in (ROOT / room).rglob("*.py")
+        if path.parent != ROOT / room
+    ], "a sub-package must be listed in pyproject.toml"
+
+
+def test_the_installed_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    """The rooms are found without the checkout's fallback, and a worker starts."""
+    environment = tmp_path / "environment"
+    venv.create(environment, system_site_packages=False, with_pip=True)
+    python = environment / "bin" / "python"
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)],
+        check=True,
+        capture_output=True,
+    )
+    site = next((Path(sys.prefix) / "lib").glob("python*/site-packages"))
+    program = (
+        f"import sys; sys.path.append({str(site)!r})\n"  # the dependencies, after the wheel
+        "from kernelprof.launch import Worker\n"
+        "import kernelprof\n"
+        f"assert {str(ROOT)!r} not in kernelprof.__path__\n"
+        f"worker = Worker({sys.executable!r}, 'numpy', (min(__import__('os').sched_getaffinity(0)),))\n"
+        "print(worker.ask('facts', 60)['version']); worker.close()\n"
+    )
+    done = subprocess.run(
+        [str(python), "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
