@@ -34,7 +34,7 @@ def results(run: RunFile) -> Results:
         machine=run.meta("machine"),
         engines=_engines(run),
         cases=tuple(case_results(run)),
-        failures=tuple(_failures(run)),
+        failures=tuple(failures(run)),
     )
 
 
@@ -174,14 +174,15 @@ def _kernel_result(kernel: StoredKernel, rounds: Rounds) -> KernelResult:
     )
 
 
-def _failures(run: RunFile) -> Iterable[FailureResult]:
-    failures = run.failures()
+def failures(run: RunFile) -> Iterable[FailureResult]:
+    """The cases that failed, in the order of the plan."""
+    found = run.failures()
     for stored in run.cases():
-        if stored.id in failures:
+        if stored.id in found:
             case = stored.case
             yield FailureResult(
                 *(case.network, case.engine, case.threads, case.batch, case.mode),
-                *failures[stored.id],
+                *found[stored.id],
             )
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kernelprof import __version__, runner
-from kernelprof.analysis import case_results, results
+from kernelprof.analysis import case_results, failures, results
 from kernelprof.engines import ENGINES, configured, environment, install, known
 from kernelprof.errors import KernelprofError, UsageError
 from kernelprof.export import EXPORTS, export
@@ -205,7 +205,7 @@ def _print_group(file: RunFile, group: Group) -> None:
     for case in case_results(file, group.network.name):
         if case.cpus == group.cpus:
             out.print(case_line(case), soft_wrap=True)
-    for failure in results(file).failures:
+    for failure in failures(file):
         if failure.network == group.network.name and failure.threads == len(group.cpus):
             out.print(failure_line(failure), soft_wrap=True)
 

@@ -40,6 +40,10 @@ class Machine:
         return {**asdict(self), "isa": list(self.isa), "fingerprint": self.fingerprint}
 
 
+CGROUP_MEMORY = (  # folder, file of the limit, file of what is used: versions 2 and 1
+    ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 VECTOR_FLAGS = (
     "sse4_2",
     "avx",
@@ -113,6 +117,28 @@ def placements(threads: list[int], cpus: list[int] | None) -> list[tuple[int, ..
                 f"--threads {count}: from 1 to {len(chosen)} can be had on CPUs {_listed(chosen)}"
             )
     return [chosen[:count] for count in threads]
+
+
+def available_bytes() -> int:
+    """Memory that can still be taken: what the machine has free, or less where a cgroup ends it."""
+    free = int(psutil.virtual_memory().available)
+    for folder, limit, used in CGROUP_MEMORY:
+        allowed, taken = _number(Path(folder, limit)), _number(Path(folder, used))
+        if allowed is not None and taken is not None:
+            free = min(free, allowed - taken + _reclaimable_bytes(Path(folder, "memory.stat")))
+    return max(free, 0)
+
+
+def _number(path: Path) -> int | None:
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text.isdigit() else None
+
+
+def _reclaimable_bytes(stat: Path) -> int:
+    """Cached files that count as used, but give way."""
+    lines = stat.read_text().splitlines() if stat.is_file() else []
+    values = dict(line.split()[:2] for line in lines)
+    return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
 def _listed(cpus: tuple[int, ...]) -> str:

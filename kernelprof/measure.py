@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from kernelprof.engines import Environment
 from kernelprof.errors import UsageError, WorkerError
 from kernelprof.launch import Worker
+from kernelprof.machine import available_bytes
 from kernelprof.plan import Case, Group, Options, needed_bytes
 from kernelprof.prediction import paired_ratios
 from kernelprof.probes.wire import Message
@@ -169,7 +168,7 @@ class Measurement:
         return built
 
     def _ask_to_build(self, group: Group, engine: str, cases: list[Case]) -> Message:
-        need, free = needed_bytes(group, engine), psutil.virtual_memory().available
+        need, free = needed_bytes(group, engine), available_bytes()
         if need > free:
             raise WorkerError(
                 "memory", f"about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"

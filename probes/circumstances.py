@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from pathlib import Path
 from typing import NamedTuple
@@ -65,16 +64,3 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text().splitlines()
     except OSError:
         return []
-
-
-def available_bytes() -> int | None:
-    """Memory that this process could still take, or None where the system does not say."""
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def load_average() -> float:
-    """Runnable processes over the last minute."""
-    return os.getloadavg()[0]
