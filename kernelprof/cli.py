@@ -26,6 +26,7 @@ from kernelprof.reports import FORMATS
 from kernelprof.reports.decomposition import decompose, networks_table
 from kernelprof.reports.lines import case_header, case_line, failure_line
 from kernelprof.reports.text import render
+from kernelprof.results import Results
 from kernelprof.runfile import RunFile
 
 app = typer.Typer(
@@ -42,10 +43,16 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+# What typer raises for a word that it cannot make sense of; it exports only this child of it.
+CommandLineError = typer.BadParameter.__mro__[1]
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence, not in a traceback."""
     try:
-        app()
+        status = app(standalone_mode=False)
+    except CommandLineError as error:
+        _explain(error)
     except UsageError as error:
         _fail(str(error), 2)
     except KernelprofError as error:
@@ -53,6 +60,18 @@ def main() -> None:
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         sys.stderr.close()
         raise SystemExit(0) from None
+    else:
+        raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _explain(error: BaseException) -> None:
+    context = getattr(error, "ctx", None)
+    if len(sys.argv) == 1 and context is not None:
+        out.print(context.get_help())
+        raise SystemExit(2)
+    path = context.command_path if context is not None else "kernelprof"
+    message = " ".join(str(getattr(error, "format_message", lambda: error)()).split())
+    _fail(f"{message.rstrip('.')}; see `{path} --help`", 2)
 
 
 def _fail(message: str, status: int) -> None:
@@ -234,6 +253,9 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run file.")],
     format_: Annotated[str, typer.Option("--format", help="text, html or json.")] = "text",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: stdout.")] = None,
+    charts: Annotated[
+        Path | None, typer.Option(help="A folder for every chart as SVG and PNG.")
+    ] = None,
 ) -> None:
     """Show a run: tables, a page, or JSON for scripts.
 
@@ -242,6 +264,9 @@ def report(
     if format_ not in FORMATS:
         raise UsageError(f"unknown format {format_!r}; known: {', '.join(FORMATS)}")
     found = results(RunFile.open(run))
+    if charts is not None:
+        _save_charts(found, charts)
+        return
     if format_ == "text" and output is None:
         render(found, out, layers=True)
         return
@@ -254,6 +279,17 @@ def report(
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}") from error
     err.print(f"wrote {output}", soft_wrap=True)
+
+
+def _save_charts(found: Results, folder: Path) -> None:
+    from kernelprof.reports.charts import save_charts  # slow to import, and rarely needed
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = save_charts(found, folder)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
+    err.print(f"wrote {len(written)} files to {folder}", soft_wrap=True)
 
 
 @app.command("export")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from kernelprof.results import CaseResult
+from kernelprof.results import CaseResult, Results
 from kernelprof.units import TimeUnit, column_unit, duration, percent, share
 
 from .derived import layers_unit, predicted_share
 from .labels import contender, full_name, short_name, workload
+from .order import networks
 
 # Told apart in every common form of colour blindness and in grey; 3:1 against white and near-black.
 PALETTE = {
@@ -153,6 +155,24 @@ def save_chart(chart: alt.LayerChart, path: Path) -> None:
             path.write_text(vl_convert.vegalite_to_html(spec, bundle=True), encoding="utf-8")
         case other:
             raise ValueError(f"a chart is saved as .svg, .png or .html, not {other or path.name!r}")
+
+
+def save_charts(results: Results, folder: Path) -> list[Path]:
+    """Write every chart of a run as .svg and .png; the files written."""
+    charts = {"accuracy": accuracy_chart(results.cases)} if results.cases else {}
+    for name, cases in networks(results).items():
+        charts[f"times-{name}"] = times_chart(cases)
+    for case in results.cases:
+        charts[f"layers-{_file_name(case)}"] = layers_chart(case)
+    paths = [folder / f"{name}{suffix}" for name in charts for suffix in (".svg", ".png")]
+    for path in paths:
+        save_chart(charts[path.stem], path)
+    return paths
+
+
+def _file_name(case: CaseResult) -> str:
+    parts = (case.network, case.mode, case.batch, case.engine, case.device, case.threads)
+    return "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
 
 
 def _error_row(case: CaseResult) -> dict[str, Any]:
