@@ -7,7 +7,7 @@ import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -44,7 +44,7 @@ err = Console(stderr=True, highlight=False)
 
 
 # What typer raises for a word that it cannot make sense of; it exports only this child of it.
-CommandLineError = typer.BadParameter.__mro__[1]
+CommandLineError = cast(type[Exception], typer.BadParameter.__mro__[1])
 
 
 def main() -> None:

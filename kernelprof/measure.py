@@ -22,6 +22,7 @@ from kernelprof.runfile import RunFile
 from kernelprof.statistics import half_width
 
 DEADLY = ("crash", "timeout")  # the kinds of failure after which a worker is gone
+MENDABLE = ("memory", "no_engine")  # those that may be gone when a run is carried on with
 WARM_UP_S = 1.0  # per case at most, beyond the calls that it takes at least
 ROUNDS_PER_TURN = 3
 CALIBRATION_S = 1.0  # of turns per group of tiny networks
@@ -96,6 +97,7 @@ class Measurement:
         }
         for group in groups:
             self.run.add_network(group.network.to_json())
+        self.run.forget_failures(MENDABLE)
         try:
             for place, group in enumerate(groups):
                 self._measure_group(group, ids, groups[place:])
@@ -118,11 +120,9 @@ class Measurement:
                 group, engine, [c for c in open_cases if c.engine == engine], ids
             )
         ]
-        try:
-            reason = self._rounds(group, ready, ids, self._seconds(group, left))
-        finally:
-            for engine in {case.engine for case in ready}:
-                self._forget(engine, group.cpus)
+        reason = self._rounds(group, ready, ids, self._seconds(group, left))
+        for engine in {case.engine for case in ready}:
+            self._forget(engine, group.cpus)
         for case in ready:
             if ids[case] not in self.run.failures():
                 self.run.stop(ids[case], reason)
@@ -187,8 +187,10 @@ class Measurement:
     def _worker(self, engine: str, cpus: tuple[int, ...]) -> tuple[Worker, int]:
         """The engine's worker at this placement, started anew if it is not alive."""
         found = self._workers.get((engine, cpus))
-        if found is not None and found[0].alive:
-            return found
+        if found is not None:
+            if found[0].alive:
+                return found
+            found[0].close()
         environment = self.environments[engine]
         if environment is None:
             raise WorkerError(
@@ -198,7 +200,11 @@ class Measurement:
         variables = {**environment.variables}
         variables.update({n: v for e, n, v in self.options.variables if e == engine})
         worker = Worker(environment.python, environment.adapter, cpus, variables)
-        facts = worker.ask("facts", self.patience.turn_s)
+        try:
+            facts = worker.ask("facts", self.patience.turn_s)
+        except WorkerError:
+            worker.close()
+            raise
         self._workers[engine, cpus] = worker, self.run.add_worker(engine, cpus, facts)
         return self._workers[engine, cpus]
 

@@ -283,6 +283,11 @@ class RunFile:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (case_id, kind, reason))
 
+    def forget_failures(self, kinds: tuple[str, ...]) -> None:
+        """Give the cases that failed in these ways another chance."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM failures WHERE kind = ?", [(kind,) for kind in kinds])
+
     def failures(self) -> dict[int, tuple[str, str]]:
         """Kind and reason by case id."""
         rows = self._db.execute("SELECT case_id, kind, reason FROM failures ORDER BY case_id")

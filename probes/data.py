@@ -111,3 +111,17 @@ class NetworkData:
         (loss,) = (layer for layer in self.network.layers if layer.kind == "loss")
         (primitive,) = self.network.primitives(loss, self.batch, TRAIN)
         return random_array(primitive.operand("labels"), self._random)
+
+    def fixed(self, primitive: Primitive, name: str) -> Any:
+        """An operand that is neither trained nor computed, or None if it is one of those.
+
+        Labels, the zero state before an LSTM's first step, and running statistics.
+        """
+        shape = primitive.operand(name).shape
+        if name == "labels":
+            return self.labels
+        if name in ("h0", "c0", "running_mean"):
+            return np.zeros(shape, np.float32)
+        if name == "running_variance":
+            return np.ones(shape, np.float32)
+        return None

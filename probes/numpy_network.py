@@ -26,7 +26,6 @@ class NumpyNetwork(WholeNetwork):
         self.mode = mode
         self.dtype = dtype
         self.data = _cast(data.input, dtype)
-        self.labels = data.labels if mode == TRAIN else None
         self.trained: Parameters = {k: _cast(v, dtype) for k, v in data.parameters.items()}
         self.velocity = {
             key: np.zeros(array.size if network.momentum else 0, dtype)
@@ -34,6 +33,13 @@ class NumpyNetwork(WholeNetwork):
         }
         self.primitives = {
             layer.name: network.primitives(layer, data.batch, mode) for layer in network.layers
+        }
+        self.fixed = {
+            (primitive, name): _cast(array, dtype)
+            for primitives in self.primitives.values()
+            for primitive in primitives
+            for name in primitive.reads[FORWARD]
+            if (array := data.fixed(primitive, name)) is not None
         }
         self.parameters = sum(array.size for array in self.trained.values())
 
@@ -80,12 +86,8 @@ class NumpyNetwork(WholeNetwork):
         for name in primitive.reads[FORWARD]:
             if (layer.name, member, name) in self.trained:
                 state[name] = self.trained[layer.name, member, name]
-            elif name == "labels":
-                state[name] = self.labels
-            elif name in ("h0", "c0", "running_mean"):
-                state[name] = np.zeros(primitive.operand(name).shape, self.dtype)
-            elif name == "running_variance":
-                state[name] = np.ones(primitive.operand(name).shape, self.dtype)
+            elif (primitive, name) in self.fixed:
+                state[name] = self.fixed[primitive, name]
         return state
 
     def _drop_unread(self, layer: Layer, outputs: Arrays) -> None:

@@ -90,10 +90,7 @@ class TorchEngine(Engine):
             result = [result]
         else:
             names = [f"d{name}" for name in _differentiated(kernel, kernel.passes)]
-        arrays = {name: tensor.detach().numpy() for name, tensor in zip(names, result)}
-        if kernel.primitives[-1].kind == "dropout" and kernel.passes == (FORWARD,):
-            arrays["mask"] = arrays["y"] != 0
-        return arrays
+        return {name: tensor.detach().numpy() for name, tensor in zip(names, result)}
 
     def network(self, network: Network, mode: str, data: NetworkData) -> WholeNetwork:
         return TorchNetwork(network, mode, data)
@@ -198,11 +195,16 @@ def _activation(chain: Chain, t: Tensors) -> Any:
 def _pool2d(chain: Chain, t: Tensors) -> Any:
     p = chain[0]
     assert isinstance(p, Pool2d)
-    if p.function == "max":
-        x, padding = _padded(t["x"], p.padding, float("-inf"))
-        return F.max_pool2d(x, p.kernel, p.stride, padding, ceil_mode=p.ceil)
-    x, padding = _padded(t["x"], p.padding)
-    return F.avg_pool2d(x, p.kernel, p.stride, padding, ceil_mode=p.ceil)
+    pool, fill = (F.max_pool2d, float("-inf")) if p.function == "max" else (F.avg_pool2d, 0.0)
+    if p.padding[0] * 2 > p.kernel[0] or p.padding[2] * 2 > p.kernel[1]:  # torch refuses that
+        x, padding = F.pad(t["x"], p.padding[2:] + p.padding[:2], value=fill), (0, 0)
+    else:
+        x, padding = _padded(t["x"], p.padding, fill)
+    y = pool(x, p.kernel, p.stride, padding, ceil_mode=p.ceil)
+    if x is t["x"]:
+        return y
+    rows, columns = p.extent  # a window that starts in the trailing frame is none
+    return y[:, :, :rows, :columns]
 
 
 def _lrn(chain: Chain, t: Tensors) -> Any:
@@ -274,13 +276,13 @@ class TorchNetwork(WholeNetwork):
 
     def __init__(self, network: Network, mode: str, data: NetworkData) -> None:
         self.mode = mode
+        self.data = data
         self.trained = {
             key: torch.from_numpy(array).requires_grad_(mode == TRAIN)
             for key, array in data.parameters.items()
         }
         self.parameters = sum(tensor.numel() for tensor in self.trained.values())
         self.input = network.input.name, torch.from_numpy(data.input)
-        self.labels = torch.from_numpy(data.labels) if mode == TRAIN else None
         self.steps = self._steps(network, data.batch)
         if mode == TRAIN:
             self.optimizer = torch.optim.SGD(
@@ -322,15 +324,10 @@ class TorchNetwork(WholeNetwork):
         """Parameters, labels and the zero state that a primitive reads beside its input."""
         tensors: Tensors = {}
         for name in primitive.reads[FORWARD]:
-            shape = primitive.operand(name).shape
             if (layer.name, member, name) in self.trained:
                 tensors[name] = self.trained[layer.name, member, name]
-            elif name == "labels":
-                tensors[name] = self.labels
-            elif name in ("h0", "c0", "running_mean"):
-                tensors[name] = torch.zeros(shape)
-            elif name == "running_variance":
-                tensors[name] = torch.ones(shape)
+            elif (fixed := self.data.fixed(primitive, name)) is not None:
+                tensors[name] = torch.from_numpy(fixed)
         return tensors
 
     def call(self) -> Any:

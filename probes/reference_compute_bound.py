@@ -246,7 +246,7 @@ def _split(gates: Array) -> tuple[Array, Array, Array, Array]:
 
 def sigmoid(x: Array, out: Array | None = None) -> Array:
     """1 / (1 + exp(-x)), which is 0 where exp(-x) overflows."""
-    result = np.negative(x, out=out)
+    result = np.multiply(x, -1, out=out)  # np.negative errs in place on strided float32 (2.4.6)
     with np.errstate(over="ignore"):
         np.exp(result, out=result)
     result += 1

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import traceback
 from typing import Any, NamedTuple
 
 from .circumstances import Usage
 from .clock import ClockFacts, calls_per_sample, time_block, warm_up
 from .data import NetworkData
 from .decompose import Kernel, kernels
-from .engine import Call, Engine, Unsupported, WholeNetwork
+from .engine import Call, Engine, WholeNetwork
+from .failure import failure_of
 from .network import TRAIN
 from .oracle import Check, WrongResultError
 from .ranges import Ranges
@@ -55,6 +58,7 @@ class Subject:
         self.errors: dict[int, float] = {}
         self.first_call_ns: int | None = None
         self.warm_ns = 0  # spent on untimed calls
+        self.whole_timed: Timed | None = None
         with engine.scope(self.training):
             self.timed = self._build_kernels(data)
             self.whole = self._build_whole(data, mode) if whole else None
@@ -64,9 +68,9 @@ class Subject:
         for index, kernel in enumerate(self.kernels):
             try:
                 call = self._checked(kernel, data, index)
-            except (Unsupported, WrongResultError) as error:
-                kind = "unsupported" if isinstance(error, Unsupported) else "wrong_result"
-                self.failures[index] = {"kind": kind, "reason": str(error)}
+            except Exception as error:  # whatever an engine raises costs this kernel alone
+                traceback.print_exc(file=sys.stderr)
+                self.failures[index] = failure_of(error)
                 continue
             releases = tuple(other + 1 for other in kernel.releases)
             labels = (self.title, kernel.layer, kernel.label)
@@ -131,9 +135,7 @@ class Subject:
                 self.first_call_ns = self._time(whole)
                 durations = warm_up(lambda: self._time(whole), share)
                 calls = calls_per_sample(min(durations), self.clock)
-                self.whole_timed: Timed | None = whole._replace(calls=calls)
-            else:
-                self.whole_timed = None
+                self.whole_timed = whole._replace(calls=calls)
             self._warm_kernels(share)
         self.warm_ns += time.perf_counter_ns() - started
 

@@ -20,9 +20,9 @@ from .circumstances import Disturbance
 from .clock import clock_facts
 from .data import NetworkData
 from .decompose import Kernel
-from .engine import Engine, Unsupported
+from .engine import Engine
+from .failure import failure_of
 from .network import Network
-from .oracle import WrongResultError
 from .placement import pin_busiest, run_ns, thread_cpus, unpin, wait_until_idle
 from .primitives import primitive_from_json
 from .ranges import Ranges
@@ -146,15 +146,3 @@ class Worker:
         gc.unfreeze()
         gc.collect()
         return {}
-
-
-def failure_of(error: Exception) -> Message:
-    """Kind and reason of what went wrong, as the run file records them."""
-    reason = str(error) or type(error).__name__
-    if isinstance(error, Unsupported):
-        return {"kind": "unsupported", "reason": reason}
-    if isinstance(error, WrongResultError):
-        return {"kind": "wrong_result", "reason": reason}
-    if isinstance(error, MemoryError) or ("alloc" in reason and "memory" in reason):
-        return {"kind": "memory", "reason": reason}
-    return {"kind": "error", "reason": f"{type(error).__name__}: {reason}"}
