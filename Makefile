@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kernelprof needs Python 3.11 or newer")'
 	@test -x $(PYTHON) || python3 -m venv $(VENV)
 	@echo "installing kernelprof into $(VENV)"
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(PYTHON) -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 run: setup

@@ -12,14 +12,14 @@ from typing import Callable
 from .layers import Layer
 from .network import Builder, Network
 
-SURVEY = "Shi et al. 2016, arXiv:1608.07249"
+SURVEY = "arXiv:1608.07249"
 
 
 def fcn_s() -> Network:
     """Synthetic data, 26752 features in and out, three hidden layers of 2048."""
     return Network(
         "fcn-s",
-        f"{SURVEY}, FCN-5 on synthetic data",
+        f"FCN-5, synthetic data; {SURVEY}",
         _perceptron(26752, (2048, 2048, 2048), 26752),
         batch=64,
         quick_batch=16,
@@ -30,7 +30,7 @@ def fcn_r() -> Network:
     """MNIST: 784 features, hidden layers of 2048, 4096 and 1024, ten classes."""
     return Network(
         "fcn-r",
-        f"{SURVEY}, FCN-5 on MNIST",
+        f"FCN-5, MNIST; {SURVEY}",
         _perceptron(784, (2048, 4096, 1024), 10),
         batch=1024,
         quick_batch=128,
@@ -66,7 +66,7 @@ def alexnet_s() -> Network:
     net.softmax_loss(net.fully_connected("fc8", x, 1000))
     return Network(
         "alexnet-s",
-        f"{SURVEY}, AlexNet on synthetic data; Krizhevsky et al. 2012 without groups",
+        f"AlexNet, synthetic data; {SURVEY}",
         tuple(net.layers),
         batch=16,
         quick_batch=2,
@@ -86,7 +86,7 @@ def alexnet_r() -> Network:
     net.softmax_loss(net.fully_connected("fc4", x, 10))
     return Network(
         "alexnet-r",
-        f"{SURVEY}, AlexNet on CIFAR-10",
+        f"AlexNet, CIFAR-10; {SURVEY}",
         tuple(net.layers),
         batch=1024,
         quick_batch=64,
@@ -104,7 +104,7 @@ def lstm() -> Network:
     net.softmax_loss(net.fully_connected("output", x, 10_000))
     return Network(
         "lstm",
-        f"{SURVEY}, LSTM-32 on PTB",
+        f"LSTM-32, PTB; {SURVEY}",
         tuple(net.layers),
         batch=256,
         quick_batch=16,
