@@ -70,7 +70,7 @@ def configured() -> dict[str, dict[str, Any]]:
     """What the user's engines.toml says, by engine.
 
     Raises:
-        UsageError: the file is no TOML, or an entry has no interpreter that runs.
+        UsageError: the file is no TOML, or an entry has no interpreter that runs or no adapter.
     """
     path = home() / "engines.toml"
     if not path.is_file():
@@ -83,6 +83,12 @@ def configured() -> dict[str, dict[str, Any]]:
         python = entry.get("python", sys.executable) if isinstance(entry, dict) else ""
         if not os.access(str(python), os.X_OK):
             raise UsageError(f"{path}: [{name}] python = {python!r} is no program that can be run")
+        adapter = str(entry.get("adapter", name))
+        if adapter not in ENGINES and not Path(adapter).is_file():
+            raise UsageError(
+                f"{path}: [{name}] adapter = {adapter!r} is no file, nor one of "
+                f"{', '.join(ENGINES)}"
+            )
     return entries
 
 

@@ -57,7 +57,11 @@ class Worker:
         self.cpus = cpus
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
         self._process, self._channel = self._start(python, variables or {})
-        self._receive(START_TIMEOUT_S, "starting the engine")
+        try:
+            self._receive(START_TIMEOUT_S, "starting the engine")
+        except BaseException:
+            self.close()
+            raise
 
     def _start(
         self, python: str, variables: dict[str, str]
@@ -84,6 +88,7 @@ class Worker:
         except OSError as error:
             os.close(requests_write)
             os.close(answers_read)
+            self._stderr.close()
             raise WorkerError("no_engine", f"cannot run {python}: {error}") from error
         finally:
             os.sched_setaffinity(0, own_cpus)

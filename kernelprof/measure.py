@@ -55,8 +55,9 @@ def sole_measurement() -> Iterator[None]:
     Raises:
         UsageError: another kernelprof is measuring.
     """
-    LOCK.touch(mode=0o666, exist_ok=True)
-    with LOCK.open("r+") as lock:
+    if not LOCK.exists():
+        LOCK.touch()
+    with LOCK.open() as lock:  # to read, so that another user's will do
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -141,8 +142,8 @@ class Measurement:
     ) -> list[Case]:
         """Build cases in the engine's worker; those that can be measured.
 
-        When the worker dies over several cases, each is tried by itself, and those that live are
-        then built together: a crash costs its own case and no other.
+        When the worker dies over several cases, each is tried by itself, and if that ends it once
+        more, those that live are built together: a crash costs its own case and no other.
         """
         if not cases:
             return []
@@ -154,7 +155,7 @@ class Measurement:
                     self.run.add_failure(ids[case], error.kind, error.reason)
                 return []
             alive = [case for case in cases if self._build(group, engine, [case], ids)]
-            return self._build(group, engine, alive, ids)
+            return self._build(group, engine, alive, ids) if len(alive) < len(cases) else alive
         built = []
         for case in cases:
             answer = answers[case.mode]
@@ -221,12 +222,11 @@ class Measurement:
             alive = [case for case in cases if ids[case] not in self.run.failures()]
             if not alive:
                 return "failure"
-            if first >= stop.least:
-                if all(self._is_known(ids[case], case) for case in alive):
-                    return "interval"
-                passed = time.monotonic() - started
-                if passed * (1 + ROUNDS_PER_TURN / first) > seconds:
-                    return "budget"
+            passed = time.monotonic() - started
+            if first and passed * (1 + ROUNDS_PER_TURN / first) > seconds:
+                return "budget"
+            if first >= stop.least and all(self._is_known(ids[case], case) for case in alive):
+                return "interval"
             rounds = list(range(first, min(first + ROUNDS_PER_TURN, stop.most)))
             for case in _in_turns(alive, shuffle):
                 self._turn(group, case, ids, rounds)

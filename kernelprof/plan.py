@@ -66,8 +66,8 @@ class StopRule:
     """When the rounds of a group end; fixed before the run and recorded in it.
 
     They end once every case's paired ratio of predicted to measured time is known to within
-    ``half_width``, at ``most`` rounds, or when the group's share of the budget is spent, but
-    never before ``least`` rounds.
+    ``half_width`` (after ``least`` rounds at the earliest), at ``most`` rounds, or when the
+    group's share of the budget is spent (after one turn at the earliest).
     """
 
     half_width: float = 0.01

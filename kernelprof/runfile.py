@@ -22,6 +22,7 @@ SCHEMA = 1
 APPLICATION_ID = 0x4B50524F  # "KPRO", in SQLite's header
 WHOLE = -1  # the place of samples of the whole network; kernels count from 0
 
+HEADER = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA};"
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE networks (name TEXT PRIMARY KEY, definition TEXT NOT NULL);
@@ -93,16 +94,16 @@ class RunFile:
             UsageError: it cannot be written there.
         """
         try:
-            run = cls(path, _connect(path))
-            run._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            run._db.execute(f"PRAGMA user_version = {SCHEMA}")
-            run._db.executescript(TABLES)
+            run = cls(path, sqlite3.connect(path))
+            run._write_ahead()
+            facts = [(key, json.dumps(value)) for key, value in meta.items()]
+            with run._transaction() as db:  # a file is there with all that opening it needs
+                db.executescript(f"BEGIN; {HEADER} {TABLES}")
+                db.executemany("INSERT INTO meta VALUES (?, ?)", facts)
         except (sqlite3.Error, OSError) as error:
             raise UsageError(
                 f"cannot write {path}: {error}; name a file in a folder that you may write to"
             ) from error
-        for key, value in meta.items():
-            run.set_meta(key, value)
         return run
 
     @classmethod
@@ -112,10 +113,12 @@ class RunFile:
         Raises:
             UsageError: there is none, it is no run file, it is damaged, or of a newer schema.
         """
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a file")
         if not path.is_file():
             raise UsageError(f"{path}: no such file; `kernelprof run -o {path}` makes one")
         try:
-            connection = _connect(path)
+            connection = sqlite3.connect(path)
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             schema = connection.execute("PRAGMA user_version").fetchone()[0]
         except (sqlite3.Error, OSError) as error:
@@ -127,7 +130,14 @@ class RunFile:
                 f"{path} has schema {schema}, this kernelprof reads schema {SCHEMA}; "
                 "use the version of kernelprof that wrote it, or a newer one"
             )
-        return cls(path, connection)
+        run = cls(path, connection)
+        run._write_ahead()
+        return run
+
+    def _write_ahead(self) -> None:
+        """Write without waiting for the disk; not before the file is known to be ours."""
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
 
     def close(self) -> None:
         """Close the file."""
@@ -322,13 +332,6 @@ class RunFile:
         names = [column[0] for column in cursor.description]
         for row in cursor:
             yield dict(zip(names, row, strict=True))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
 
 
 def _samples_of(round_: Message) -> dict[int, list[int]]:

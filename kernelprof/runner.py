@@ -50,22 +50,18 @@ def choose(
     Raises:
         UsageError: a word that means nothing here; the message names those that do.
     """
-    chosen = tuple(network(name).name for name in networks) or tuple(NETWORKS)
+    chosen = tuple(dict.fromkeys(network(name).name for name in networks)) or tuple(NETWORKS)
     counts = _numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
-    named = tuple(_words(engines)) if engines else _installed()
-    for name in named:
-        if name not in known():
-            raise UsageError(f"unknown engine {name!r}; known: {', '.join(known())}")
-    for mode in _words(modes):
-        if mode not in MODES:
-            raise UsageError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
+    named = _known_words("engine", engines, known()) if engines else _installed()
     if batch is not None and batch < 1:
         raise UsageError(f"--batch {batch}: a batch has at least 1 sample")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: a seed is 0 or more")
     return Options(
         networks=chosen,
         engines=named,
         placements=tuple(placements(counts, _numbers(cpus, "--cpus") if cpus else None)),
-        modes=tuple(_words(modes)),
+        modes=_known_words("mode", modes, MODES),
         batch=batch,
         quick=quick,
         budget_s=seconds(budget) if budget else QUICK_BUDGET_S if quick else FULL_BUDGET_S,
@@ -79,12 +75,20 @@ def _installed() -> tuple[str, ...]:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """The words between commas, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _known_words(what: str, text: str, known_words: Iterable[str]) -> tuple[str, ...]:
+    for word in (words := _words(text)) or [""]:
+        if word not in known_words:
+            raise UsageError(f"unknown {what} {word!r}; known: {', '.join(known_words)}")
+    return tuple(words)
 
 
 def _numbers(text: str, flag: str) -> list[int]:
     words = _words(text)
-    if not words or not all(word.isdigit() for word in words):
+    if not words or not all(word.isdecimal() for word in words):
         raise UsageError(f"{flag} {text}: whole numbers are needed, separated by commas")
     return list(dict.fromkeys(int(word) for word in words))
 

@@ -13,6 +13,7 @@ Now = Callable[[], int]
 
 UNROLLED = 16
 HARNESS_SHARE = 1e-3  # of a sample; blocks are made long enough to keep below it
+MARGIN = 2.0  # for calls that turn out faster later on
 STEADY_SHARE = 0.05  # warm once a call is not faster than the best before by more than this
 
 
@@ -30,11 +31,6 @@ class ClockFacts:
     def harness_ns(self, calls: int) -> float:
         """The harness's own share of a sample of ``calls`` calls."""
         return self.block_ns + self.loop_ns * calls
-
-    @property
-    def least_sample_ns(self) -> float:
-        """The shortest sample in which the harness stays below its share."""
-        return max(1.25 * self.block_ns / HARNESS_SHARE, 100.0 * self.resolution_ns)
 
 
 def time_block(
@@ -102,18 +98,24 @@ def _nothing() -> None:
 
 
 def calls_per_sample(call_ns: float, facts: ClockFacts) -> int:
-    """How many calls make a sample long enough for the clock."""
-    return max(1, int(-(-facts.least_sample_ns // max(call_ns, 1.0))))
+    """How many calls make a sample in which the harness stays below its share.
+
+    The loop costs its own share of every call; more calls only make the block's share smaller.
+    """
+    call_ns = max(call_ns, 1.0)
+    left = max(HARNESS_SHARE - facts.loop_ns / call_ns, HARNESS_SHARE / 2)
+    least_ns = max(MARGIN * facts.block_ns / left, 100.0 * facts.resolution_ns)
+    return max(1, int(-(-least_ns // call_ns)))
 
 
 def warm_up(call: Callable[[], int], budget_ns: int, steady: int = 3) -> list[int]:
     """Time single calls until ``steady`` in a row bring no better time, or the budget is spent.
 
-    ``call`` returns its own duration.  At least ``steady`` + 1 durations come back.
+    ``call`` returns its own duration.  At least two durations come back.
     """
     durations = [call()]
     since_best = 0
-    while since_best < steady and (sum(durations) < budget_ns or len(durations) <= steady):
+    while since_best < steady and (sum(durations) < budget_ns or len(durations) < 2):
         best = min(durations)
         durations.append(call())
         since_best = 0 if durations[-1] < best * (1 - STEADY_SHARE) else since_best + 1

@@ -98,7 +98,9 @@ def _backward(network: Network, layer: Layer, batch: int, fusion: Fusion) -> Ite
         for members in reversed(_groups(primitives, pass_, fusion)):
             if not any(pass_ in asked[member] for member in members):
                 continue
-            if primitives[members[0]].kind not in fusion.joint_passes:
+            first = members[0]
+            both = {BACKWARD_DATA, BACKWARD_WEIGHTS} <= set(asked[first])
+            if not both or primitives[first].kind not in fusion.joint_passes:
                 yield _kernel(layer, primitives, members, (pass_,))
             elif pass_ == BACKWARD_DATA:
                 yield _kernel(layer, primitives, members, (BACKWARD_DATA, BACKWARD_WEIGHTS))
@@ -162,6 +164,9 @@ def _readers(network: Network, found: list[Kernel], index: int) -> Iterator[int]
     """Places of the kernels that read the result of kernel ``index``."""
     kernel = found[index]
     layer = network.layer(kernel.layer)
+    takers = {layer.name} | _gradient_takers(network, found, layer.inputs)
+    if not kernel.members and _has_backward(found, layer.name):  # a sum, which stays in its layer
+        takers = {layer.name}
     for place, other in enumerate(found):
         same = other.layer == kernel.layer
         if kernel.passes == (FORWARD,) and kernel.members:
@@ -173,8 +178,24 @@ def _readers(network: Network, found: list[Kernel], index: int) -> Iterator[int]
         elif BACKWARD_WEIGHTS in kernel.passes:
             if same and other.passes == (UPDATE,):
                 yield place
-        elif other.layer in (kernel.layer, *layer.inputs) and UPDATE not in other.passes:
+        elif other.layer in takers and UPDATE not in other.passes:
             yield place
+
+
+def _gradient_takers(network: Network, found: list[Kernel], names: tuple[str, ...]) -> set[str]:
+    """The layers that read the gradients of these outputs; a join hands its gradient on."""
+    takers: set[str] = set()
+    for name in names:
+        if len(network.consumers(name)) > 1 or _has_backward(found, name):
+            takers.add(name)
+        else:
+            takers |= _gradient_takers(network, found, network.layer(name).inputs)
+    return takers
+
+
+def _has_backward(found: list[Kernel], name: str) -> bool:
+    backward = {BACKWARD_DATA, BACKWARD_WEIGHTS}
+    return any(kernel.layer == name and backward & set(kernel.passes) for kernel in found)
 
 
 def _reads_own_result(kernel: Kernel, other: Kernel) -> bool:

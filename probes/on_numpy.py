@@ -9,7 +9,7 @@ import numpy as np
 
 from .data import Arrays, NetworkData
 from .decompose import Kernel
-from .engine import Call, Engine, WholeNetwork
+from .engine import Call, Engine, Unsupported, WholeNetwork
 from .network import Network
 from .numpy_network import NumpyNetwork
 from .placement import openblas_threads
@@ -35,6 +35,8 @@ class NumpyEngine(Engine):
         if kernel.passes == (UPDATE,):
             pairs = list(zip(kernel.primitives, arrays))
             return lambda: [run(primitive, UPDATE, own) for primitive, own in pairs]
+        if len(kernel.primitives) > 1 or len(kernel.passes) > 1:
+            raise Unsupported(f"NumPy fuses nothing: {kernel.label}")
         (primitive,), (pass_,) = kernel.primitives, kernel.passes
         own = dict(arrays[0])
         if pass_ != FORWARD:

@@ -52,7 +52,11 @@ class Worker:
     def serve(self, channel: Channel) -> None:
         """Answer requests until the host is gone."""
         while True:
-            request = channel.receive()
+            try:
+                request = channel.receive()
+            except ValueError as error:
+                channel.send({"failure": failure_of(error)})
+                continue
             if request is None:
                 return
             channel.send(self.answer(request))

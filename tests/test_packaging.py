@@ -68,10 +68,10 @@ def test_the_installed_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: P
     site = next((Path(sys.prefix) / "lib").glob("python*/site-packages"))
     program = (
         f"import sys; sys.path.append({str(site)!r})\n"  # the dependencies, after the wheel
+        "import os, kernelprof\n"
         "from kernelprof.launch import Worker\n"
-        "import kernelprof\n"
         f"assert {str(ROOT)!r} not in kernelprof.__path__\n"
-        f"worker = Worker({sys.executable!r}, 'numpy', (min(__import__('os').sched_getaffinity(0)),))\n"
+        f"worker = Worker({sys.executable!r}, 'numpy', (min(os.sched_getaffinity(0)),))\n"
         "print(worker.ask('facts', 60)['version']); worker.close()\n"
     )
     done = subprocess.run(

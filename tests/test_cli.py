@@ -1,0 +1,281 @@
+"""The command line: what it prints, what it refuses, and how it exits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernelprof import cli, measure
+from kernelprof.probes.networks import NETWORKS
+from kernelprof.runfile import RunFile
+
+ROOT = Path(__file__).resolve().parent.parent
+FAKE = ROOT / "tests" / "fake_engine.py"
+LITTLE = ("run", "alexnet-r", "--batch", "1", "--threads", "1", "--budget", "2s")
+COMMANDS = (
+    ("networks",),
+    ("show",),
+    ("run",),
+    ("report",),
+    ("export",),
+    ("engines", "list"),
+    ("engines", "install"),
+)
+CASE_KEYS = {
+    *("network", "engine", "device", "threads", "cpus", "batch", "mode"),
+    *("measured_s", "measured_low_s", "measured_high_s"),
+    *("predicted_s", "predicted_low_s", "predicted_high_s", "error"),
+    *("reference_s", "ceiling_s", "coverage", "parameters", "flop"),
+    *("layers", "ledger", "findings"),
+}
+LAYER_KEYS = {
+    *("name", "kind", "primitives", "engine_s", "reference_s", "ceiling_s", "in_network_s")
+}
+
+
+def make_home(folder: Path) -> Path:
+    """A folder of engines in which there is a fake one."""
+    folder.mkdir(exist_ok=True)
+    (folder / "engines.toml").write_text(f'[fake]\nadapter = "{FAKE}"\n')
+    return folder
+
+
+def shell_environment(home: Path) -> dict[str, str]:
+    """A shell's variables, with engines and lock of its own."""
+    return {**os.environ, "KERNELPROF_HOME": str(home), "TMPDIR": str(home)}
+
+
+def in_a_shell(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What a command prints, and how it ends."""
+    return subprocess.run(
+        [sys.executable, "-m", "kernelprof", *words],
+        cwd=ROOT,
+        env=shell_environment(home),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Engines and the lock of this test only."""
+    folder = make_home(tmp_path / "home")
+    monkeypatch.setenv("KERNELPROF_HOME", str(folder))
+    monkeypatch.setattr(measure, "LOCK", folder / "lock")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished_command(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """A run of the fake engine."""
+    folder = make_home(tmp_path_factory.mktemp("finished"))
+    path = str(folder / "a.kprof")
+    ended = in_a_shell(folder, *LITTLE, "--engine", "fake", "-o", path)
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+@pytest.fixture(scope="module")
+def finished(finished_command: subprocess.CompletedProcess[str]) -> Path:
+    """Its file."""
+    return Path(finished_command.args[-1])
+
+
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["kernelprof", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+NETWORK_NAMES = ", ".join(NETWORKS)
+
+BAD_WORDS = {
+    "network": (("run", "vgg"), f"known: {NETWORK_NAMES}"),
+    "engine": (("run", "--engine", "caffe"), "known: numpy, torch, fake"),
+    "no engine": (("run", "--engine", ","), "known: numpy, torch, fake"),
+    "mode": (("run", "--mode", "test"), "known: infer, train"),
+    "no mode": (("run", "--mode", ","), "known: infer, train"),
+    "device": (("run", "--device", "cuda:0"), "known: cpu"),
+    "0 threads": (("run", "--threads", "0"), "from 1 to "),
+    "-1 threads": (("run", "--threads", "-1"), "whole numbers"),
+    "99999 threads": (("run", "--threads", "99999"), "from 1 to "),
+    "x threads": (("run", "--threads", "x"), "whole numbers"),
+    "superscript threads": (("run", "--threads", "²"), "whole numbers"),
+    "CPU": (("run", "--cpus", "99999"), "usable are "),
+    "x CPUs": (("run", "--cpus", "x"), "whole numbers"),
+    "more threads than CPUs": (("run", "--cpus", "{cpu}", "--threads", "2"), "from 1 to 1"),
+    "batch 0": (("run", "--batch", "0"), "at least 1"),
+    "batch -5": (("run", "--batch", "-5"), "at least 1"),
+    "budget": (("run", "--budget", "soon"), "90s, 5m or 1h"),
+    "budget 0": (("run", "--budget", "0s"), "90s, 5m or 1h"),
+    "budget -5": (("run", "--budget", "-5s"), "90s, 5m or 1h"),
+    "variable": (("run", "--env", "nonsense"), "ENGINE:NAME=VALUE"),
+    "variable of another": (("run", "--engine", "fake", "--env", "torch:A=B"), "'torch'"),
+    "seed": (("run", "--seed", "-1"), "--seed -1"),
+    "no folder": (("run", "-o", "{folder}/none/a.kprof"), "folder that you may write to"),
+    "a folder": (("run", "-o", "{folder}"), "is a folder"),
+    "a text": (("run", "-o", "{text}"), "not a kernelprof run file"),
+    "a database": (("run", "-o", "{database}"), "not a kernelprof run file"),
+    "absent engine": (("run", "--engine", "torch"), "kernelprof engines install torch"),
+    "shown network": (("show", "vgg"), f"known: {NETWORK_NAMES}"),
+    "shown mode": (("show", "fcn-r", "--mode", "x"), "known: infer, train"),
+    "shown batch": (("show", "fcn-r", "--batch", "0"), "at least 1"),
+    "no run": (("report", "{folder}/none.kprof"), "no such file"),
+    "report of a text": (("report", "{text}"), "not a kernelprof run file"),
+    "report format": (("report", "{text}", "--format", "pdf"), "known: text, json, html"),
+    "no exported run": (("export", "{folder}/none.kprof", "-o", "{folder}/x"), "no such file"),
+    "export format": (("export", "{text}", "--format", "xls", "-o", "x"), "known: csv, json"),
+    "installed engine": (("engines", "install", "caffe"), "known: numpy, torch, fake"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WORDS)
+def test_a_mistake_ends_in_one_sentence(name, home, tmp_path, monkeypatch, capsys):
+    words, sentence = BAD_WORDS[name]
+    text, database = tmp_path / "a.txt", tmp_path / "a.sqlite"
+    text.write_text("no database\n" * 100)
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE own (a)")
+    connection.close()
+    before = text.read_bytes(), database.read_bytes()
+    places = {"folder": tmp_path, "text": text, "database": database}
+    filled = [w.format(**places, cpu=min(os.sched_getaffinity(0))) for w in words]
+    monkeypatch.chdir(home)
+    status, printed, said = here(monkeypatch, capsys, *filled)
+    assert status == 2
+    assert printed == ""
+    assert said.startswith("kernelprof: ")
+    assert said.count("\n") == 1
+    assert sentence in said
+    assert (text.read_bytes(), database.read_bytes()) == before
+    assert not list(home.glob("*.kprof")) or name == "absent engine"
+
+
+@pytest.mark.parametrize("words", [("report",), ("frobnicate",), ("run", "--batch", "x")])
+def test_what_the_parser_refuses_ends_in_one_sentence(words, home, monkeypatch, capsys):
+    status, printed, said = here(monkeypatch, capsys, *words)
+    assert status == 2
+    assert printed == ""
+    assert "Traceback" not in said
+    assert said.startswith("kernelprof: ")
+    assert said.count("\n") == 1
+    assert "--help`" in said
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_has_an_example(words, home, monkeypatch, capsys):
+    status, printed, _ = here(monkeypatch, capsys, *words, "--help")
+    assert status == 0
+    assert f"Example: kernelprof {' '.join(words)}" in printed
+
+
+def test_every_command_is_known_here(monkeypatch, capsys):
+    _, printed, _ = here(monkeypatch, capsys, "--help")
+    listed = [
+        line.split()[1]
+        for line in printed.partition("Commands")[2].splitlines()
+        if line.startswith("│ ") and not line.startswith("│  ")
+    ]
+    assert set(listed) == {words[0] for words in COMMANDS}
+
+
+def strict(text: str):
+    def refuse(constant):
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_networks_as_json(home, monkeypatch, capsys):
+    _, printed, _ = here(monkeypatch, capsys, "networks", "--json")
+    listed = strict(printed)
+    assert [network["name"] for network in listed] == list(NETWORKS)
+    assert all({"batch", "layers", "source"} <= set(network) for network in listed)
+
+
+def test_a_decomposition_as_json(home, monkeypatch, capsys):
+    _, printed, _ = here(monkeypatch, capsys, "show", "fcn-r", "--batch", "8", "--json")
+    assert "fc1" in json.dumps(strict(printed))
+
+
+def test_a_report_keeps_the_contract(finished, monkeypatch, capsys):
+    _, printed, _ = here(monkeypatch, capsys, "report", str(finished), "--format", "json")
+    found = strict(printed)
+    assert {"schema", "kernelprof", "machine", "engines", "cases", "failures"} <= set(found)
+    assert found["schema"] == 1
+    assert set(found["engines"]) == {"fake", "numpy"}
+    assert all({"version", "python"} <= set(engine) for engine in found["engines"].values())
+    assert [(case["engine"], case["mode"]) for case in found["cases"]] == [
+        ("fake", "infer"),
+        ("fake", "train"),
+    ]
+    for case in found["cases"]:
+        assert set(case) >= CASE_KEYS
+        assert case["measured_low_s"] <= case["measured_s"] <= case["measured_high_s"]
+        assert case["error"] == pytest.approx(case["predicted_s"] / case["measured_s"] - 1)
+        assert case["coverage"] == 1
+        assert all(set(layer) >= LAYER_KEYS for layer in case["layers"])
+    assert found["failures"] == []
+
+
+@pytest.mark.parametrize("format_", ["text", "html", "json"])
+def test_a_report_goes_into_a_file(format_, finished, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "report"
+    words = ("report", str(finished), "--format", format_, "-o", str(path))
+    status, printed, said = here(monkeypatch, capsys, *words)
+    assert (status, printed, said) == (0, "", f"wrote {path}\n")
+    assert "alexnet-r" in path.read_text()
+
+
+@pytest.mark.parametrize("words", [("report",), ("export", "--format", "csv")])
+def test_a_file_that_cannot_be_written(words, finished, tmp_path, monkeypatch, capsys):
+    nowhere = str(tmp_path / "none" / "file")
+    status, _, said = here(monkeypatch, capsys, *words, str(finished), "-o", nowhere)
+    assert status == 2
+    assert said.startswith(f"kernelprof: cannot write {nowhere}: ")
+    assert said.count("\n") == 1
+
+
+def test_an_export_holds_every_sample(finished, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.csv"
+    status, _, _ = here(monkeypatch, capsys, "export", str(finished), "-o", str(path))
+    assert status == 0
+    run = RunFile.open(finished)
+    count = sum(len(list(run.samples(stored.id))) for stored in run.cases())
+    run.close()
+    assert len(list(csv.DictReader(path.read_text().splitlines()))) == count > 0
+
+
+def test_a_run_prints_each_case_and_its_own_cost(finished, finished_command):
+    assert finished_command.stderr == ""
+    assert "2 of 2 cases measured." in finished_command.stdout
+    assert "in samples" in finished_command.stdout
+    run = RunFile.open(finished)
+    assert run.meta("command") == f"kernelprof {' '.join(finished_command.args[3:])}"
+    spent = run.spent()
+    assert 0 < spent["samples"] + spent["warm-up"] < spent["total"]
+    run.close()
+
+
+def test_a_reader_that_has_seen_enough(home):
+    words = [sys.executable, "-m", "kernelprof", "networks", "--json"]
+    with subprocess.Popen(
+        words, cwd=ROOT, env=shell_environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stderr is not None
+        shell.stdout.close()
+        assert shell.stderr.read() == b""

@@ -1,0 +1,335 @@
+"""What every engine must do, asked of real workers: agree with the oracle, and run where told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain as joined
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelprof.engines import ENGINES
+from kernelprof.errors import WorkerError
+from kernelprof.launch import Worker
+from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
+from kernelprof.probes.memory_bound import (
+    Activation,
+    Add,
+    BatchNorm,
+    Bias,
+    Copy,
+    Dropout,
+    Embedding,
+    LocalResponseNorm,
+    Pool2d,
+    SgdUpdate,
+    SoftmaxLoss,
+)
+from kernelprof.probes.network import MODES, Builder, Network
+from kernelprof.probes.networks import NETWORKS
+from kernelprof.probes.placement import parse_cpus
+from kernelprof.probes.primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Primitive
+from kernelprof.probes.primitives import PRIMITIVES
+from tests.conftest import engine_worker
+
+PATIENCE_S = 120.0
+TOLERANCE = 1e-4
+HARNESS_SHARE = 1e-3
+
+SAMPLES: list[Primitive] = [
+    Gemm(1, 1, 1),
+    Gemm(1, 17, 3),
+    Gemm(13, 1, 31),
+    Gemm(37, 41, 43),
+    Gemm(37, 41, 43, trans_a=True),
+    Gemm(37, 41, 43, trans_b=True),
+    Gemm(37, 41, 43, trans_a=True, trans_b=True),
+    Conv2d(1, 1, 1, 1, 1, (1, 1)),
+    Conv2d(3, 5, 11, 7, 13, (1, 1)),
+    Conv2d(2, 3, 17, 23, 7, (5, 3), (2, 3)),
+    Conv2d(2, 3, 13, 11, 5, (3, 3), padding=(1, 1, 1, 1)),
+    Conv2d(2, 3, 7, 5, 2, (3, 2), (2, 1), (1, 0, 2, 1)),
+    Conv2d(3, 6, 7, 11, 9, (2, 3), (1, 2), (0, 1, 1, 1), (2, 1), groups=3),
+    Conv2d(2, 5, 13, 11, 5, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), groups=5),
+    Conv2d(1, 2, 11, 7, 3, (2, 1), (5, 3), (0, 0, 0, 1)),
+    LstmCell(1, 1, 1),
+    LstmCell(5, 3, 1, steps=2),
+    LstmCell(1, 7, 5, steps=3),
+    LstmCell(7, 13, 11, steps=5),
+    Bias(1, 1),
+    Bias(7, 13),
+    Bias(3, 5, 11),
+    *[Activation(function, size) for function in ("relu", "sigmoid", "tanh") for size in (1, 1009)],
+    *[
+        Pool2d(function, *sizes, **options)
+        for function in ("max", "average")
+        for sizes, options in [
+            ((1, 1, 1, 1, (1, 1), (1, 1)), {}),
+            ((2, 3, 13, 11, (3, 2), (2, 1)), {}),
+            ((2, 1, 7, 8, (2, 1), (3, 2)), {}),
+            ((2, 3, 13, 11, (3, 3), (2, 2)), {"padding": (1, 1, 1, 1)}),
+            ((2, 3, 12, 8, (3, 3), (2, 2)), {"ceil": True}),
+            ((1, 2, 7, 6, (3, 3), (2, 3)), {"padding": (1, 0, 1, 2), "ceil": True}),
+            ((1, 2, 4, 4, (3, 3), (4, 4)), {"padding": (0, 2, 0, 2), "ceil": True}),
+            ((2, 3, 6, 7, (3, 3), (2, 2)), {"padding": (2, 2, 2, 2)}),
+        ]
+    ],
+    LocalResponseNorm(1, 1, 1),
+    LocalResponseNorm(2, 7, 11, alpha=0.5),
+    LocalResponseNorm(3, 5, 1, size=4, alpha=0.9, beta=0.5, k=2.0),
+    LocalResponseNorm(1, 2, 3, size=9, alpha=0.9),
+    BatchNorm(1, 1, 1),
+    BatchNorm(5, 3, 7),
+    BatchNorm(5, 3, 7, training=True),
+    BatchNorm(7, 3, 1, training=True, epsilon=0.1),
+    Dropout(1, rate=0.0),
+    Dropout(1009, rate=0.3),
+    Dropout(1009),
+    SoftmaxLoss(1, 1),
+    SoftmaxLoss(17, 13),
+    Embedding(1, 1, 1),
+    Embedding(31, 7, 5),
+    Embedding(3, 97, 1),
+    Add(1),
+    Add(1009),
+    SgdUpdate(1),
+    SgdUpdate(1009, learning_rate=0.1),
+    SgdUpdate(1009, momentum=0.9, learning_rate=0.1),
+    Copy(1),
+    Copy(1009),
+]
+
+CONVOLUTION = Conv2d(3, 6, 7, 11, 9, (2, 3), (1, 2), (0, 1, 1, 1), (2, 1), groups=3)
+CHAINS: list[tuple[Primitive, ...]] = [
+    (CONVOLUTION, Bias(3, 9, CONVOLUTION.extent[0] * CONVOLUTION.extent[1])),
+    (Conv2d(1, 1, 1, 1, 1, (1, 1)), Bias(1, 1, 1)),
+    (Gemm(7, 11, 13, trans_b=True), Bias(7, 11)),
+    (Gemm(7, 11, 13), Bias(7, 11)),
+    (Gemm(1, 1, 1, trans_a=True), Bias(1, 1)),
+]
+FUSES = ("torch",)  # engines with one call for a product and its bias, or both passes of an LSTM
+
+
+def label(primitives: tuple[Primitive, ...]) -> str:
+    return " + ".join(primitive.label for primitive in primitives)
+
+
+def kernel_error(worker: Worker, primitives: tuple[Primitive, ...], *passes: str) -> float:
+    described = [primitive.to_json() for primitive in primitives]
+    answer = worker.ask(
+        "check_kernel", PATIENCE_S, primitives=described, passes=list(passes), seed=3
+    )
+    return float(answer["error"])
+
+
+def branching_network() -> Network:
+    """What the known networks lack: groups, a fork and a join, normalisations, partial windows."""
+    net = Builder()
+    x = net.convolution("stem", net.input(3, 13, 11), 8, kernel=3, padding=1, bias=False)
+    x = net.relu("stem_relu", net.batch_norm("stem_norm", x))
+    y = net.convolution("left1", x, 8, kernel=3, padding=1, groups=2)
+    y = net.convolution("left2", net.relu("left_relu", y), 8, kernel=(1, 3), padding=(0, 0, 2, 0))
+    y = net.add("join1", y, x)
+    z = net.add("join2", y, net.convolution("right", x, 8, kernel=1))
+    z = net.pool("pool", net.lrn("lrn", z), "average", kernel=3, stride=2, ceil=True)
+    net.softmax_loss(net.fully_connected("classes", z, 7))
+    return Network("branching", "made up", tuple(net.layers), batch=8, quick_batch=3)
+
+
+def dropout_network() -> Network:
+    net = Builder()
+    x = net.fully_connected("fc1", net.input(5), 7)
+    x = net.dropout("drop", net.sigmoid("sigmoid", x))
+    net.softmax_loss(net.fully_connected("fc2", x, 3))
+    return Network("dropout", "made up", tuple(net.layers), batch=8, quick_batch=3)
+
+
+def result_names(network: Network, mode: str) -> set[str]:
+    if mode == "infer":
+        return {"output"}
+    gradients = {
+        f"{layer.name}.{member}.{operand}"
+        for layer in network.layers
+        for member, primitive in enumerate(network.primitives(layer, 1, mode))
+        for operand in primitive.parameters
+    }
+    return {"loss"} | gradients
+
+
+def test_every_kind_is_asked_for() -> None:
+    assert {primitive.kind for primitive in SAMPLES} == set(PRIMITIVES)
+
+
+@pytest.mark.parametrize("primitive", SAMPLES, ids=lambda primitive: primitive.label)
+def test_kernel_agrees_with_the_oracle(worker: Worker, primitive: Primitive) -> None:
+    """In every pass, at sizes that suit no vector unit."""
+    errors = {pass_: kernel_error(worker, (primitive,), pass_) for pass_ in primitive.passes}
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+@pytest.mark.parametrize("pass_", [FORWARD, BACKWARD_WEIGHTS])
+@pytest.mark.parametrize("primitives", CHAINS, ids=label)
+def test_fused_bias_agrees_with_the_oracle(
+    worker: Worker, primitives: tuple[Primitive, ...], pass_: str
+) -> None:
+    if worker.adapter in FUSES:
+        assert kernel_error(worker, primitives, pass_) < TOLERANCE
+    else:
+        with pytest.raises(WorkerError, match="fuses nothing") as refused:
+            kernel_error(worker, primitives, pass_)
+        assert refused.value.kind == "unsupported"
+
+
+def test_joint_passes_of_an_lstm_agree_with_the_oracle(worker: Worker) -> None:
+    cell = (LstmCell(7, 13, 11, steps=5),)
+    if worker.adapter in FUSES:
+        assert kernel_error(worker, cell, BACKWARD_DATA, BACKWARD_WEIGHTS) < TOLERANCE
+    else:
+        with pytest.raises(WorkerError, match="fuses nothing"):
+            kernel_error(worker, cell, BACKWARD_DATA, BACKWARD_WEIGHTS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [*NETWORKS, "branching"])
+def test_network_agrees_with_the_oracle(worker: Worker, name: str, mode: str) -> None:
+    """The output; or the loss and the gradient of every parameter."""
+    network = NETWORKS[name]() if name in NETWORKS else branching_network()
+    batch = 2 if network.parameters() > 2e7 else 3
+    answer = worker.ask(
+        "check_network", PATIENCE_S, network=network.to_json(), batch=batch, mode=mode, seed=5
+    )
+    errors = answer["errors"]
+    assert errors.keys() == result_names(network, mode)
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+def test_inference_passes_by_a_dropout(worker: Worker) -> None:
+    network = dropout_network().to_json()
+    answer = worker.ask("check_network", PATIENCE_S, network=network, batch=3, mode="infer", seed=5)
+    assert answer["errors"]["output"] < TOLERANCE
+
+
+GEMM = Gemm(2, 3, 5).to_json()
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "reason"),
+    [
+        ("check_kernel", {"primitives": [{"kind": "gem"}]}, "unknown primitive 'gem'; known: gemm"),
+        ("check_kernel", {"primitives": [{**GEMM, "m": 0}]}, "m must be a whole number"),
+        ("check_kernel", {"primitives": [{**GEMM, "depth": 1}]}, "depth"),
+        ("check_kernel", {"primitives": GEMM}, "TypeError|AttributeError|ValueError"),
+        (
+            "check_kernel",
+            {"primitives": [GEMM], "passes": ["sideways"]},
+            "sideways|cannot be empty",
+        ),
+        ("check_kernel", {"primitives": [GEMM], "depth": 1}, "depth"),
+        ("check_network", {"network": {}, "batch": 2, "mode": "infer", "seed": 0}, "layers"),
+        ("guess", {}, "guess"),
+    ],
+)
+def test_wrong_request_is_answered_and_survived(
+    worker: Worker, verb: str, arguments: dict[str, Any], reason: str
+) -> None:
+    if verb == "check_kernel":
+        arguments = {"passes": [FORWARD], "seed": 0, **arguments}
+    with pytest.raises(WorkerError, match=reason) as refused:
+        worker.ask(verb, PATIENCE_S, **arguments)
+    assert refused.value.kind == "error"
+    assert worker.alive
+    assert kernel_error(worker, (Gemm(2, 3, 5),), FORWARD) < TOLERANCE
+
+
+BOTH_MODES = {mode: {"mode": mode, "whole": True} for mode in MODES}
+
+
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def built(request: pytest.FixtureRequest) -> Iterator[tuple[Worker, dict[str, Any]]]:
+    """A worker of each engine on two CPUs with a network built, and what it said of that."""
+    running = engine_worker(request.param, cpus=2)
+    answer = running.ask(
+        "build",
+        PATIENCE_S,
+        network=NETWORKS["alexnet-r"]().to_json(),
+        batch=64,
+        subjects=BOTH_MODES,
+        seed=0,
+        warm_up_s=0.5,
+    )
+    yield running, answer
+    running.close()
+
+
+def thread_run_ns(pid: int) -> dict[str, int]:
+    """How long each thread of a process has run."""
+    return {
+        stat.parent.name: int(stat.read_text().split()[0])
+        for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")
+    }
+
+
+def thread_cpus(pid: int) -> dict[str, tuple[int, ...]]:
+    """The CPUs that each thread of a process may run on, as the kernel tells the host."""
+    found = {}
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        (listed,) = [
+            line.partition(":")[2]
+            for line in status.read_text().splitlines()
+            if line.startswith("Cpus_allowed_list:")
+        ]
+        found[status.parent.name] = parse_cpus(listed)
+    return found
+
+
+def test_threads_are_those_asked_for(built: tuple[Worker, dict[str, Any]]) -> None:
+    worker, _ = built
+    facts = worker.ask("facts", PATIENCE_S)
+    assert facts["threads"] == 2
+    allowed = thread_cpus(facts["pid"])
+    assert len(allowed) >= 2
+    assert set(joined.from_iterable(allowed.values())) == set(worker.cpus)
+    told = {tid: tuple(cpus) for tid, cpus in facts["thread_cpus"].items()}
+    assert told == allowed
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_busiest_threads_have_a_cpu_each(built: tuple[Worker, dict[str, Any]], mode: str) -> None:
+    worker, _ = built
+    pid = worker.ask("facts", PATIENCE_S)["pid"]
+    before = thread_run_ns(pid)
+    worker.ask("turn", PATIENCE_S, subject=mode, rounds=[0, 1, 2])
+    ran = {tid: ns - before.get(tid, 0) for tid, ns in thread_run_ns(pid).items()}
+    busiest = sorted(ran, key=lambda tid: -ran[tid])[:2]
+    allowed = thread_cpus(pid)
+    assert sorted(allowed[tid] for tid in busiest) == sorted((cpu,) for cpu in worker.cpus)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_everything_is_built_and_checked(built: tuple[Worker, dict[str, Any]], mode: str) -> None:
+    _, answer = built
+    network = NETWORKS["alexnet-r"]()
+    kernels = answer[mode]["kernels"]
+    assert answer[mode]["first_call_ns"] > 0
+    assert all(kernel["failure"] is None for kernel in kernels)
+    assert all(0 <= kernel["error"] < TOLERANCE for kernel in kernels)
+    assert sum(kernel["compute_flop"] for kernel in kernels) == network.flop(64, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_sample_keeps_the_harness_small(
+    built: tuple[Worker, dict[str, Any]], mode: str
+) -> None:
+    """Below 0.1 % of the sample, of every kernel and of the whole network."""
+    worker, answer = built
+    facts = worker.ask("facts", PATIENCE_S)
+    turn = worker.ask("turn", PATIENCE_S, subject=mode, rounds=[3, 4])
+    assert [round_["round"] for round_ in turn["rounds"]] == [3, 4]
+    for round_ in turn["rounds"]:
+        assert round_["kernels"].keys() == {
+            str(place) for place in range(len(answer[mode]["kernels"]))
+        }
+        for calls, _, duration, *_ in [round_["whole"], *round_["kernels"].values()]:
+            harness = facts["clock_block_ns"] + facts["clock_loop_ns"] * calls
+            assert harness < HARNESS_SHARE * duration

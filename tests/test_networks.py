@@ -1,0 +1,230 @@
+"""The known networks have the sizes of their definitions (reference/networks.md, by section)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
+from kernelprof.probes.network import MODES, Network
+from kernelprof.probes.networks import NETWORKS
+from kernelprof.probes.primitive import Primitive, product
+
+# Parameters of every layer that has any.
+PARAMETERS = {
+    "fcn-s": {  # section 1.1
+        "fc1": 54_790_144,
+        "fc2": 4_196_352,
+        "fc3": 4_196_352,
+        "fc4": 54_814_848,
+    },
+    "fcn-r": {"fc1": 1_607_680, "fc2": 8_392_704, "fc3": 4_195_328, "fc4": 10_250},  # 1.3
+    "alexnet-s": {  # section 1.4, nominal
+        "conv1": 34_944,
+        "conv2": 614_656,
+        "conv3": 885_120,
+        "conv4": 1_327_488,
+        "conv5": 884_992,
+        "fc6": 37_752_832,
+        "fc7": 16_781_312,
+        "fc8": 4_097_000,
+    },
+    "alexnet-r": {"conv1": 2_432, "conv2": 25_632, "conv3": 51_264, "fc4": 5_770},  # 1.5, floor
+    "lstm": {  # section 1.6
+        "embedding": 2_560_000,
+        "lstm1": 525_312,
+        "lstm2": 525_312,
+        "output": 2_570_000,
+    },
+}
+TOTALS = {
+    "fcn-s": 117_997_696,
+    "fcn-r": 14_205_962,
+    "alexnet-s": 62_378_344,
+    "alexnet-r": 85_098,
+    "lstm": 6_180_624,
+}
+
+# Multiply-adds of one forward pass of one sample, layer by layer.
+MACS = {
+    "fcn-s": {  # section 1.1
+        "fc1": 54_788_096,
+        "fc2": 4_194_304,
+        "fc3": 4_194_304,
+        "fc4": 54_788_096,
+    },
+    "fcn-r": {  # section 1.3: the parameters without the biases
+        "fc1": 1_605_632,
+        "fc2": 8_388_608,
+        "fc3": 4_194_304,
+        "fc4": 10_240,
+    },
+    "alexnet-s": {  # section 1.4, column Torch
+        "conv1": 105_415_200,
+        "conv2": 447_897_600,
+        "conv3": 149_520_384,
+        "conv4": 224_280_576,
+        "conv5": 149_520_384,
+        "fc6": 37_748_736,
+        "fc7": 16_777_216,
+        "fc8": 4_096_000,
+    },
+    "alexnet-r": {  # section 3, as products; 10,732,160 in all (section 1.5)
+        "conv1": 32 * 1024 * 75,
+        "conv2": 32 * 225 * 800,
+        "conv3": 64 * 49 * 800,
+        "fc4": 10 * 576,
+    },
+    "lstm": {  # sections 1.6 and 3: 32 steps
+        "lstm1": 32 * 1024 * 512,
+        "lstm2": 32 * 1024 * 512,
+        "output": 32 * 10_000 * 256,
+    },
+}
+BATCHES = {"fcn-s": 64, "fcn-r": 1024, "alexnet-s": 16, "alexnet-r": 1024, "lstm": 256}
+MOMENTUM = {"fcn-s": 0.0, "fcn-r": 0.9, "alexnet-s": 0.0, "alexnet-r": 0.9, "lstm": 0.0}
+
+# Section 3: GFLOP of a forward pass and of a training step at the CPU batch.
+GFLOP = {
+    "fcn-s": (15.1, 38.3),
+    "fcn-r": (29.1, 83.9),
+    "alexnet-s": (36.3, 105.6),
+    "alexnet-r": (22.0, 60.9),
+    "lstm": (59.1, 177.4),
+}
+
+# Section 3: M, N, K of every matrix product, at the CPU batch.
+GEMMS = {
+    "fcn-s": [(64, 2048, 26752), (64, 2048, 2048), (64, 2048, 2048), (64, 26752, 2048)],
+    "fcn-r": [(1024, 2048, 784), (1024, 4096, 2048), (1024, 1024, 4096), (1024, 10, 1024)],
+    "alexnet-s": [(16, 4096, 9216), (16, 4096, 4096), (16, 1000, 4096)],
+    "alexnet-r": [(1024, 10, 576)],
+    "lstm": [(8192, 10_000, 256)],
+}
+# Section 3: every convolution of one image as a product, M = out channels, N = pixels, K = window.
+CONVOLUTIONS = {
+    "fcn-s": [],
+    "fcn-r": [],
+    "alexnet-s": [
+        (96, 3025, 363),
+        (256, 729, 2400),
+        (384, 169, 2304),
+        (384, 169, 3456),
+        (256, 169, 3456),
+    ],
+    "alexnet-r": [(32, 1024, 75), (32, 225, 800), (64, 49, 800)],
+    "lstm": [],
+}
+# Section 3: per layer the product of a cell's gates (B, 4H, I + H), and the steps.
+CELLS: dict[str, list[tuple[int, int, int, int]]] = {name: [] for name in NETWORKS}
+CELLS["lstm"] = [(256, 1024, 512, 32)] * 2
+
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def primitives_of(network: Network, mode: str = "train") -> list[Primitive]:
+    layers = network.layers
+    return [p for layer in layers for p in network.primitives(layer, network.batch, mode)]
+
+
+def test_tables_cover_the_registry() -> None:
+    for table in (PARAMETERS, TOTALS, MACS, BATCHES, MOMENTUM, GFLOP, GEMMS, CONVOLUTIONS, CELLS):
+        assert table.keys() == NETWORKS.keys()
+
+
+@every_network
+def test_name_batch_and_momentum(name: str) -> None:
+    network = NETWORKS[name]()
+    assert network.name == name
+    assert "1608.07249" in network.source
+    assert network.batch == BATCHES[name]
+    assert 0 < network.quick_batch < network.batch
+    assert network.momentum == MOMENTUM[name]
+
+
+@every_network
+def test_parameters(name: str) -> None:
+    network = NETWORKS[name]()
+    counted = {layer.name: network.parameters(layer) for layer in network.layers}
+    assert {layer: count for layer, count in counted.items() if count} == PARAMETERS[name]
+    assert network.parameters() == TOTALS[name] == sum(PARAMETERS[name].values())
+
+
+@every_network
+def test_forward_flop_of_every_layer(name: str) -> None:
+    network = NETWORKS[name]()
+    flop = {
+        layer.name: sum(p.flop("forward") for p in primitives if p.compute_bound)
+        for layer in network.layers
+        if (primitives := network.primitives(layer, 1, "infer"))
+    }
+    assert {layer: count for layer, count in flop.items() if count} == {
+        layer: 2 * macs for layer, macs in MACS[name].items()
+    }
+
+
+@every_network
+def test_flop_at_the_cpu_batch(name: str) -> None:
+    """A training step is three products a layer, two in the first; an embedding is no product."""
+    network, batch = NETWORKS[name](), BATCHES[name]
+    forward = 2 * batch * sum(MACS[name].values())
+    first = 0 if name == "lstm" else 2 * batch * next(iter(MACS[name].values()))
+    assert network.flop(batch, "infer") == forward
+    assert network.flop(batch, "train") == 3 * forward - first
+    rounded = tuple(round(network.flop(batch, mode) / 1e9, 1) for mode in MODES)
+    assert rounded == GFLOP[name]
+
+
+@every_network
+def test_matrix_products(name: str) -> None:
+    gemms = [p for p in primitives_of(NETWORKS[name]()) if isinstance(p, Gemm)]
+    assert [(p.m, p.n, p.k) for p in gemms] == GEMMS[name]
+
+
+@every_network
+def test_convolutions_as_products(name: str) -> None:
+    found = [p for p in primitives_of(NETWORKS[name]()) if isinstance(p, Conv2d)]
+    products = [
+        (p.out_channels, product(p.extent), p.in_channels * product(p.kernel)) for p in found
+    ]
+    assert products == CONVOLUTIONS[name]
+    assert all(p.groups == 1 and p.batch == BATCHES[name] for p in found)
+
+
+@every_network
+def test_lstm_cells(name: str) -> None:
+    found = [p for p in primitives_of(NETWORKS[name]()) if isinstance(p, LstmCell)]
+    gates = [(p.batch, 4 * p.hidden_size, p.input_size + p.hidden_size, p.steps) for p in found]
+    assert gates == CELLS[name]
+
+
+def sizes(name: str, kinds: tuple[str, ...]) -> list[int]:
+    """Heights of the outputs of the layers of some kinds."""
+    network = NETWORKS[name]()
+    return [network.shapes[layer.name][1] for layer in network.layers if layer.kind in kinds]
+
+
+def test_sizes_between_the_layers() -> None:
+    """Section 1.4, row Torch, and section 1.5, floor pools."""
+    spatial = ("convolution", "pooling")
+    assert sizes("alexnet-s", spatial) == [55, 27, 27, 13, 13, 13, 13, 6]
+    assert sizes("alexnet-r", ("pooling",)) == [15, 7, 3]
+
+
+def test_order_of_pools_and_activations() -> None:
+    """Section 1.5: maximum, maximum, average; in the first stage the pool comes first."""
+    network = NETWORKS["alexnet-r"]()
+    pools = [layer.function for layer in network.layers if layer.kind == "pooling"]  # type: ignore[attr-defined]
+    assert pools == ["max", "max", "average"]
+    order = [layer.name for layer in network.layers]
+    assert order.index("pool1") < order.index("relu1")
+    assert order.index("relu3") < order.index("pool3")
+
+
+@every_network
+def test_json_round_trip(name: str) -> None:
+    network = NETWORKS[name]()
+    back = Network.from_json(json.loads(json.dumps(network.to_json())))
+    assert back == network
+    assert back.shapes == network.shapes

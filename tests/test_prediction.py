@@ -1,0 +1,75 @@
+"""Predictions from planted samples."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelprof.prediction import CallCost, call_cost, kernels_ns, paired_ratios, predict
+from kernelprof.runfile import WHOLE
+
+
+def chain_of(count: int, per_call_ns: float, per_kernel_ns: float, kernel_ns: float = 1000.0):
+    """A chain's samples over five rounds, the last of them disturbed."""
+    kernels = dict.fromkeys(range(count), kernel_ns)
+    whole = count * (kernel_ns + per_kernel_ns) + per_call_ns
+    rounds = {round_: {WHOLE: whole, **kernels} for round_ in range(5)}
+    rounds[4][WHOLE] *= 10
+    return count, rounds
+
+
+@given(st.floats(0, 1e6), st.floats(-900, 1e5))
+def test_a_planted_line_is_found(per_call_ns, per_kernel_ns):
+    found = call_cost([chain_of(n, per_call_ns, per_kernel_ns) for n in (4, 6, 10)])
+    assert found.per_call_ns == pytest.approx(per_call_ns, rel=1e-6, abs=1e-3)
+    assert found.per_kernel_ns == pytest.approx(per_kernel_ns, rel=1e-6, abs=1e-3)
+    assert found.ns(20) == pytest.approx(per_call_ns + 20 * per_kernel_ns, rel=1e-6, abs=1e-2)
+
+
+def test_one_chain_counts_per_call():
+    assert call_cost([chain_of(4, 500.0, 25.0)]) == CallCost(600.0, 0.0)
+
+
+def test_no_chain_costs_nothing():
+    assert call_cost([]) == CallCost()
+    assert call_cost([(4, {})]) == CallCost()
+    assert CallCost().ns(1000) == 0
+
+
+def test_a_chain_without_rounds_is_left_out():
+    assert call_cost([(2, {}), chain_of(4, 500.0, 0.0)]) == CallCost(500.0, 0.0)
+
+
+def test_the_network_itself_is_not_part_of_its_prediction():
+    assert kernels_ns({WHOLE: 1e9, 0: 2.0, 1: 3.0}) == 5
+    without = {0: {0: 2.0, 1: 3.0}}
+    assert predict({0: {WHOLE: 1e9, **without[0]}}, 4.0) == predict(without, 4.0)
+
+
+def test_a_prediction_is_the_median_of_sums():
+    # Each kernel is slow in one round of three: medians of kernels would sum to 3, not to 12.
+    rounds = {
+        0: {0: 10.0, 1: 1.0, 2: 1.0},
+        1: {0: 1.0, 1: 10.0, 2: 1.0},
+        2: {0: 1.0, 1: 1.0, 2: 10.0},
+    }
+    found = predict(rounds, 100.0)
+    assert found.value_s == pytest.approx(112e-9)
+    assert (found.low_s, found.high_s) == pytest.approx((112e-9, 112e-9))
+
+
+def test_the_interval_is_that_of_the_rounds():
+    rounds = {round_: {0: 100.0 * (round_ + 1)} for round_ in range(5)}
+    found = predict(rounds, 50.0)
+    assert (found.low_s, found.value_s, found.high_s) == pytest.approx((150e-9, 350e-9, 550e-9))
+
+
+def test_a_gain_cannot_make_time_negative():
+    assert predict({0: {0: 10.0}}, -50.0).value_s == 0
+
+
+def test_ratios_are_paired_by_round():
+    rounds = {0: {WHOLE: 10.0, 0: 4.0, 1: 4.0}, 1: {WHOLE: 20.0, 0: 16.0}, 2: {0: 1.0}}
+    assert paired_ratios(rounds) == [0.8, 0.8]
+    assert paired_ratios({0: {WHOLE: 1.0}}) == []
