@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sqlite3
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from kernelprof.analysis import case_results, failures, results
 from kernelprof.engines import ENGINES, configured, environment, install, known
 from kernelprof.errors import KernelprofError, UsageError
 from kernelprof.export import EXPORTS, export
-from kernelprof.measure import Report
+from kernelprof.measure import Report, sole_measurement
 from kernelprof.plan import Group, Options
 from kernelprof.probes.network import INFER, TRAIN
 from kernelprof.probes.networks import NETWORKS
@@ -55,6 +56,8 @@ def main() -> None:
         _explain(error)
     except UsageError as error:
         _fail(str(error), 2)
+    except sqlite3.DatabaseError as error:
+        _fail(f"the run file is damaged, or cannot be written any more: {error}", 2)
     except KernelprofError as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
@@ -168,16 +171,22 @@ def run(
     path = output or Path(f"kernelprof-{datetime.now():%Y%m%d-%H%M%S}.kprof")
     resume_as_is = path.exists() and _only_output_given(context)
     command = shlex.join(["kernelprof", *sys.argv[1:]])
-    file, options = runner.open_run(path, None if resume_as_is else options, command)
+    with sole_measurement():
+        file, options = runner.open_run(path, None if resume_as_is else options, command)
+        _measure_until_stopped(file, options)
+    _conclude(file)
+
+
+def _measure_until_stopped(file: RunFile, options: Options) -> None:
     try:
         _measure(file, options)
     except KeyboardInterrupt:
         err.print(
-            f"\nStopped. What was measured is in {path}; `kernelprof run -o {path}` goes on.",
+            f"\nStopped. What was measured is in {file.path}; "
+            f"`kernelprof run -o {file.path}` goes on.",
             soft_wrap=True,
         )
         raise SystemExit(130) from None
-    _conclude(file)
 
 
 def _only_output_given(context: typer.Context) -> bool:
@@ -230,9 +239,10 @@ def _print_group(file: RunFile, group: Group) -> None:
 
 
 def _conclude(file: RunFile) -> None:
-    """The summary, and where the run's own time went."""
+    """The summary, and where the run's own time went; exit status 1 where nothing was measured."""
+    found = results(file)
     out.print()
-    render(results(file), out)
+    render(found, out)
     spent = file.spent()
     total = spent.get("total", 0) or 1
     timed = spent.get("samples", 0) + spent.get("warm-up", 0)
@@ -246,6 +256,8 @@ def _conclude(file: RunFile) -> None:
         f"a page: `kernelprof report {file.path} --format html -o report.html`",
         soft_wrap=True,
     )
+    if not found.cases:
+        raise SystemExit(1)
 
 
 @app.command()

@@ -77,12 +77,14 @@ def configured() -> dict[str, dict[str, Any]]:
         return {}
     try:
         entries = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}") from error
     for name, entry in entries.items():
         python = entry.get("python", sys.executable) if isinstance(entry, dict) else ""
         if not os.access(str(python), os.X_OK):
             raise UsageError(f"{path}: [{name}] python = {python!r} is no program that can be run")
+        if not isinstance(entry.get("variables", {}), dict):
+            raise UsageError(f"{path}: [{name}] variables must be a table of names and values")
         adapter = str(entry.get("adapter", name))
         if adapter not in ENGINES and not Path(adapter).is_file():
             raise UsageError(

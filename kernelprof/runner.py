@@ -12,7 +12,7 @@ from kernelprof import __version__
 from kernelprof.engines import REFERENCE, Environment, environment, known
 from kernelprof.errors import UsageError
 from kernelprof.machine import placements, this_machine, usable_cpus
-from kernelprof.measure import Measurement, Report, sole_measurement
+from kernelprof.measure import Measurement, Report
 from kernelprof.plan import Options, StopRule, groups
 from kernelprof.probes.network import MODES, Network
 from kernelprof.probes.networks import NETWORKS
@@ -123,12 +123,14 @@ def open_run(path: Path, options: Options | None, command: str) -> tuple[RunFile
     A file that is there is carried on with; ``options`` None means whatever it was started with.
 
     Raises:
-        UsageError: the file was started with other options or on another machine.
+        UsageError: the file was started with other options or on another machine, or no engine
+            of the run is installed.
     """
     machine = this_machine().to_json()
     if not path.exists():
         if options is None:
             raise UsageError(f"{path}: no such file")
+        _require_an_engine(options)
         meta = {
             "kernelprof": __version__,
             "command": command,
@@ -139,6 +141,7 @@ def open_run(path: Path, options: Options | None, command: str) -> tuple[RunFile
         return RunFile.create(path, meta), options
     run = RunFile.open(path)
     stored = _options(run.meta("options"))
+    _require_an_engine(stored)
     if options is not None and options != stored:
         raise UsageError(
             f"{path} was started by `{run.meta('command')}`, which measures something else; "
@@ -152,6 +155,14 @@ def open_run(path: Path, options: Options | None, command: str) -> tuple[RunFile
     return run, stored
 
 
+def _require_an_engine(options: Options) -> None:
+    if not any(environment(name) for name in options.engines):
+        names = options.engines
+        raise UsageError(
+            f"not installed: {', '.join(names)}; run `kernelprof engines install {' '.join(names)}`"
+        )
+
+
 def _options(data: dict[str, Any]) -> Options:
     fields = {key: _tuples(value) for key, value in data.items()}
     fields["stop"] = StopRule(**data["stop"])
@@ -163,20 +174,9 @@ def _tuples(value: Any) -> Any:
 
 
 def measure(run: RunFile, options: Options, report: Report) -> None:
-    """Measure what the file lacks.
-
-    Raises:
-        UsageError: no engine of the run is installed, or another kernelprof measures.
-    """
+    """Measure what the file lacks."""
     environments: dict[str, Environment | None] = {
         name: environment(name) for name in dict.fromkeys((*options.engines, REFERENCE))
     }
-    missing = [name for name in options.engines if environments[name] is None]
-    if len(missing) == len(options.engines):
-        raise UsageError(
-            f"not installed: {', '.join(missing)}; "
-            f"run `kernelprof engines install {' '.join(missing)}`"
-        )
     networks = [network(name) for name in options.networks]
-    with sole_measurement():
-        Measurement(run, options, environments, report).measure(groups(options, networks))
+    Measurement(run, options, environments, report).measure(groups(options, networks))

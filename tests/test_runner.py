@@ -191,12 +191,18 @@ def test_ctrl_c_does_not_wait_for_a_hung_worker(home, tmp_path):
     assert not any(map(is_running, worker_pids(path)))
 
 
+def holds_open(pid: int, path: Path) -> bool:
+    opened = Path(f"/proc/{pid}/fd").iterdir()
+    return any(link.exists() and link.resolve() == path for link in opened)
+
+
 def test_ctrl_c_in_any_other_command(home, tmp_path):
     path, pipe = tmp_path / "a.kprof", tmp_path / "pipe"
     RunFile.create(path, {}).close()
     os.mkfifo(pipe)  # to write into it waits for a reader
     with running(home, "export", str(path), "-o", str(pipe)) as stopped:
-        time.sleep(2.0)
+        wait_for(lambda: holds_open(stopped.pid, path))
+        time.sleep(0.5)
         os.killpg(stopped.pid, signal.SIGINT)
         said = stopped.communicate(timeout=20)[1]
     assert stopped.returncode == 130
@@ -211,7 +217,7 @@ def test_another_kernelprof_waits_its_turn(home, tmp_path):
     assert second.stderr == (
         "kernelprof: another kernelprof is measuring on this machine; wait until it is done\n"
     )
-    assert samples(tmp_path / "b.kprof") == {}
+    assert not (tmp_path / "b.kprof").exists()
 
 
 OPTIONS = choose(["fcn-r"], "numpy", "1", None, "infer", None, None, True, 1, [])
@@ -285,3 +291,13 @@ class TestChoose:
     def test_what_is_no_duration(self, text):
         with pytest.raises(UsageError, match="90s, 5m or 1h"):
             seconds(text)
+
+
+def test_a_run_without_any_installed_engine_writes_nothing(home, tmp_path):
+    """The engine of kernelprof's own table is not in this home."""
+    done = in_a_shell(home, "run", "fcn-r", "--engine", "torch", "-o", str(tmp_path / "a.kprof"))
+    assert done.returncode == 2
+    assert done.stderr == (
+        "kernelprof: not installed: torch; run `kernelprof engines install torch`\n"
+    )
+    assert not (tmp_path / "a.kprof").exists()
