@@ -34,17 +34,17 @@ WORKED: list[tuple[Primitive, list[tuple[int, int]]]] = [
     (Gemm(2, 3, 5, trans_a=True, trans_b=True, dtype="float64"), [(60, 248)] * 3),
     (Conv2d(2, 4, 5, 6, 6, (3, 2), groups=2), [(4320, 1968)] * 3),
     (Conv2d(1, 1, 3, 3, 1, (3, 3), (2, 2), (1, 1, 1, 1)), [(72, 88)] * 3),
-    (LstmCell(2, 3, 5, steps=2), [(1280, 1328), (1280, 1528), (1280, 1208)]),
+    (LstmCell(2, 3, 5, steps=2), [(1280, 928), (1280, 808), (1280, 888)]),
     (Bias(2, 3, 5), [(30, 252), (30, 132)]),
     (Activation("relu", 7), [(7, 56), (7, 84)]),
     (Activation("sigmoid", 7), [(21, 56), (21, 84)]),
     (Activation("tanh", 7, dtype="float64"), [(21, 112), (21, 168)]),
-    (Pool2d("max", 2, 3, 5, 5, (3, 3), (2, 2)), [(216, 888)] * 2),
+    (Pool2d("max", 2, 3, 5, 5, (3, 3), (2, 2)), [(216, 696)] * 2),
     (Pool2d("average", 2, 3, 5, 5, (3, 3), (2, 2)), [(216, 696)] * 2),
-    (LocalResponseNorm(2, 3, 4), [(216, 288), (216, 384)]),
-    (BatchNorm(2, 3, 4, training=True), [(120, 264), (120, 324), (120, 240)]),
-    (Dropout(8), [(16, 72)] * 2),
-    (SoftmaxLoss(3, 5), [(60, 148), (60, 144)]),
+    (LocalResponseNorm(2, 3, 4), [(216, 192), (216, 288)]),
+    (BatchNorm(2, 3, 4, training=True), [(120, 240), (120, 300), (120, 216)]),
+    (Dropout(8), [(16, 64)] * 2),
+    (SoftmaxLoss(3, 5), [(60, 88), (60, 84)]),
     (Embedding(4, 10, 3), [(0, 128), (12, 200)]),
     (Embedding(40, 10, 3), [(0, 920), (120, 920)]),
     (Add(5), [(5, 60)]),
@@ -208,9 +208,19 @@ def test_size_that_is_none_is_refused(kind: str, wrong: object) -> None:
         ({"kernel": (6, 2)}, "a window of 6 does not fit in 5 pixels"),
         ({"dilation": (1, 6)}, "a window of 7 does not fit in 6 pixels"),
         ({"kernel": (0, 2)}, r"kernel=\(0, 2\)"),
-        ({"stride": (1, -1)}, r"stride=\(1, -1\)"),
+        ({"stride": (1, 0)}, r"stride=\(1, 0\)"),
+        ({"stride": (1, -1)}, r"stride must be 2 whole numbers from 0, got \(1, -1\)"),
         ({"dilation": (0, 1)}, r"dilation=\(0, 1\)"),
-        ({"padding": (0, 0, -1, 0)}, r"padding=\(0, 0, -1, 0\)"),
+        (
+            {"padding": (0, 0, -1, 0)},
+            r"padding must be 4 whole numbers from 0, got \(0, 0, -1, 0\)",
+        ),
+        ({"padding": (0, 0)}, r"padding must be 4 whole numbers from 0, got \(0, 0\)"),
+        ({"kernel": (3, 2, 1)}, r"kernel must be 2 whole numbers from 0, got \(3, 2, 1\)"),
+        ({"kernel": 3}, "kernel must be 2 whole numbers from 0, got 3"),
+        ({"kernel": [3, 2]}, r"kernel must be 2 whole numbers from 0, got \[3, 2\]"),
+        ({"stride": (1, 2.0)}, r"stride must be 2 whole numbers from 0, got \(1, 2.0\)"),
+        ({"dilation": (True, 1)}, r"dilation must be 2 whole numbers from 0, got \(True, 1\)"),
     ],
 )
 def test_impossible_convolution_is_refused(sizes: dict[str, Any], message: str) -> None:
@@ -225,14 +235,69 @@ def test_impossible_convolution_is_refused(sizes: dict[str, Any], message: str) 
         (sample("pool2d"), {"kernel": (3, 6)}, "pool2d: a window of 6 does not fit in 5 pixels"),
         (sample("pool2d"), {"stride": (0, 1)}, r"pool2d: .*stride=\(0, 1\)"),
         (sample("pool2d"), {"function": "median"}, "pool2d: function .*'max', 'average'.*'median'"),
+        (
+            sample("pool2d"),
+            {"padding": (0, 3, 0, 0)},
+            r"pool2d: padding \(0, 3, 0, 0\) must be small",
+        ),
+        (
+            sample("pool2d"),
+            {"padding": (0, 0, 3, 0)},
+            r"padding .* smaller than the kernel \(3, 3\)",
+        ),
+        (sample("pool2d"), {"stride": 2}, "pool2d: stride must be 2 whole numbers from 0, got 2"),
         (sample("activation"), {"function": "step"}, "activation: function .*'relu'.*'step'"),
+        (sample("dropout"), {"rate": 1.0}, "dropout: rate must be at least 0 and below 1, got 1.0"),
+        (sample("dropout"), {"rate": -0.1}, "dropout: rate must be .* got -0.1"),
+        (sample("dropout"), {"rate": float("nan")}, "dropout: rate must be .* got nan"),
     ],
 )
-def test_impossible_pool_or_activation_is_refused(
+def test_impossible_options_are_refused(
     primitive: Any, sizes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(primitive, **sizes)
+
+
+def test_widest_padding_of_a_pool() -> None:
+    """Every window then still holds a pixel."""
+    assert Pool2d("max", 1, 1, 1, 1, (3, 3), (1, 1), (2, 2, 2, 2)).extent == (3, 3)
+
+
+@pytest.mark.parametrize("kind", PRIMITIVES)
+@pytest.mark.parametrize("wrong", ["float16", "int64", "", None])
+def test_dtype_that_is_not_computed_in_is_refused(kind: str, wrong: object) -> None:
+    primitive: Any = sample(kind)
+    with pytest.raises(ValueError, match=f"{kind}: dtype must be one of .* got {wrong!r}"):
+        replace(primitive, dtype=wrong)
+
+
+# Worked by hand: what a table or a range shows.
+LABELS: list[tuple[Primitive, str]] = [
+    (Gemm(2, 3, 5), "gemm m=2 n=3 k=5"),
+    (Gemm(2, 3, 5, trans_a=True, trans_b=True), "gemm m=2 n=3 k=5 trans_a trans_b"),
+    (Conv2d(2, 4, 5, 6, 8, (3, 2)), "conv2d 2x4x5x6 to 8, 3x2"),
+    (
+        Conv2d(2, 4, 9, 9, 8, (3, 3), (2, 2), (1, 1, 1, 1), (2, 2), 2),
+        "conv2d 2x4x9x9 to 8, 3x3 stride=2 pad=1 dilation=2 groups=2",
+    ),
+    (
+        Conv2d(2, 4, 9, 9, 8, (3, 3), (2, 1), (1, 0, 1, 1)),
+        "conv2d 2x4x9x9 to 8, 3x3 stride=2x1 pad=1x0x1x1",
+    ),
+    (LstmCell(2, 3, 5, steps=7), "lstm_cell batch=2 input=3 hidden=5 steps=7"),
+    (
+        Pool2d("max", 2, 3, 7, 5, (3, 3), (2, 2), (1, 1, 1, 1), ceil=True),
+        "pool2d max 2x3x7x5, 3x3 stride=2 pad=1 ceil",
+    ),
+    (Activation("relu", 7), "activation relu 7"),
+    (SgdUpdate(7, momentum=0.9), "sgd_update 7 momentum=0.9"),
+]
+
+
+@pytest.mark.parametrize(("primitive", "label"), LABELS)
+def test_label_worked_by_hand(primitive: Primitive, label: str) -> None:
+    assert primitive.label == label
 
 
 @given(
