@@ -15,7 +15,7 @@ from kernelprof.engines import Environment
 from kernelprof.errors import UsageError, WorkerError
 from kernelprof.launch import Worker
 from kernelprof.machine import available_bytes
-from kernelprof.plan import Case, Group, Options, needed_bytes
+from kernelprof.plan import Case, Group, Options, needed_bytes, weight
 from kernelprof.prediction import paired_ratios
 from kernelprof.probes.wire import Message
 from kernelprof.runfile import RunFile
@@ -134,8 +134,8 @@ class Measurement:
             return CALIBRATION_S
         spent = self.run.spent()
         used = (spent.get("samples", 0) + spent.get("warm-up", 0)) * 1e-9
-        networks = sum(1 for other in left if not other.calibration)
-        return max(0.0, self.options.budget_s - used) / networks
+        claims = sum(weight(other) for other in left if not other.calibration)
+        return max(0.0, self.options.budget_s - used) * weight(group) / claims
 
     def _build(
         self, group: Group, engine: str, cases: list[Case], ids: dict[Case, int]
@@ -223,15 +223,16 @@ class Measurement:
             if not alive:
                 return "failure"
             passed = time.monotonic() - started
-            if first and passed * (1 + ROUNDS_PER_TURN / first) > seconds:
+            share = seconds if first >= stop.least else 2 * seconds
+            if first and passed * (1 + ROUNDS_PER_TURN / first) > share:
                 return "budget"
             if first >= stop.least and all(self._is_known(ids[case], case) for case in alive):
                 return "interval"
             rounds = list(range(first, min(first + ROUNDS_PER_TURN, stop.most)))
             for case in _in_turns(alive, shuffle):
                 self._turn(group, case, ids, rounds)
-                share = (time.monotonic() - started) / max(seconds, 1e-9)
-                self.report.step(f"{case.title}: round {rounds[-1] + 1}", min(share, 1.0))
+                done = (time.monotonic() - started) / max(seconds, 1e-9)
+                self.report.step(f"{case.title}: round {rounds[-1] + 1}", min(done, 1.0))
         return "rounds"
 
     def _is_known(self, case_id: int, case: Case) -> bool:
