@@ -18,6 +18,7 @@ from .oracle import Check, WrongResultError
 from .ranges import Ranges
 from .wire import Message
 
+RETAKES = 3  # of a sample that is too short
 BLOCKS_TO_SETTLE = 5  # timed to find how many calls a sample needs
 
 
@@ -199,20 +200,30 @@ class Subject:
         answer: Message = {"round": round_, "whole": None}
         for part in ("whole", "kernels") if round_ % 2 == 0 else ("kernels", "whole"):
             if part == "kernels":
-                answer["kernels"] = {str(i): self._sample(t) for i, t in self.timed.items()}
-                for index, timed in self.timed.items():
-                    self.timed[index] = self._mended(timed, answer["kernels"][str(index)])
+                answer["kernels"] = {str(i): self._long_sample(i) for i in self.timed}
             elif self.whole_timed is not None:
-                answer["whole"] = self._sample(self.whole_timed)
-                self.whole_timed = self._mended(self.whole_timed, answer["whole"])
+                self.whole_timed, answer["whole"] = self._lengthened(self.whole_timed)
         return answer
 
-    def _mended(self, timed: Timed, sample: list[int]) -> Timed:
-        """With more calls from now on, where this sample was too short for the harness."""
-        calls, _, duration, *_ = sample
-        if self.clock.harness_ns(calls) < HARNESS_SHARE * duration:
-            return timed
-        return timed._replace(calls=max(calls, calls_per_sample(duration / calls, self.clock)))
+    def _long_sample(self, index: int) -> list[int]:
+        self.timed[index], sample = self._lengthened(self.timed[index])
+        return sample
+
+    def _lengthened(self, timed: Timed) -> tuple[Timed, list[int]]:
+        """A sample in which the harness stays below its share.
+
+        Calls may turn out faster than when their number was settled; a sample that is too short
+        is taken anew with more of them, and so are all that follow.
+        """
+        sample = self._sample(timed)
+        for _ in range(RETAKES):
+            calls, _, duration, *_ = sample
+            if self.clock.harness_ns(calls) < HARNESS_SHARE * duration:
+                break
+            more = calls_per_sample(duration / calls, self.clock)
+            timed = timed._replace(calls=max(calls + 1, more))
+            sample = self._sample(timed)
+        return timed, sample
 
     def _sample(self, timed: Timed) -> list[int]:
         """Calls, start, duration, and the counters of the sample."""
