@@ -347,7 +347,7 @@ def engines_install(
         environment(name)  # every name is checked before anything is made
     for name in names:
         with err.status(f"{name}: looking") as status:
-            made = install(name, lambda line, status=status: status.update(line))  # type: ignore[misc]
+            made = install(name, status.update)
         found = environment(name)
         assert found is not None
         out.print(f"{name}: {'installed' if made else 'is there'}, {found.python}", soft_wrap=True)

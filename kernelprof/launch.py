@@ -154,6 +154,19 @@ class Worker:
         self._stderr.close()
 
 
+def misplacement(facts: Message, cpus: tuple[int, ...], pool: int | None) -> str | None:
+    """How a worker's threads differ from what was asked for, from its own facts, or None.
+
+    ``pool`` is the size that its pool should have, None where the user decides.
+    """
+    astray = {cpu for allowed in facts["thread_cpus"].values() for cpu in allowed} - set(cpus)
+    if astray:
+        return f"threads may run on CPUs {sorted(astray)}, not only on {sorted(cpus)}"
+    if None not in (pool, facts["threads"]) and facts["threads"] != pool:
+        return f"the engine's pool has {facts['threads']} threads, not {pool}"
+    return None
+
+
 def worker_environment(threads: int, variables: dict[str, str]) -> dict[str, str]:
     """The host's environment with every pool set to ``threads``, then the engine's variables."""
     environment = {k: v for k, v in os.environ.items() if k not in DROPPED_VARIABLES}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kernelprof.engines import Environment
 from kernelprof.errors import UsageError, WorkerError
-from kernelprof.launch import Worker
+from kernelprof.launch import POOL_VARIABLES, Worker, misplacement
 from kernelprof.machine import available_bytes
 from kernelprof.plan import Case, Group, Options, needed_bytes, weight
 from kernelprof.prediction import paired_ratios
@@ -175,7 +175,7 @@ class Measurement:
                 "memory", f"about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
             )
         worker, _ = self._worker(engine, group.cpus)
-        return worker.ask(
+        answers = worker.ask(
             "build",
             self.patience.build_s,
             network=group.network.to_json(),
@@ -184,6 +184,19 @@ class Measurement:
             seed=self.options.seed,
             warm_up_s=WARM_UP_S,
         )
+        # Only now are all threads there: an engine may start its pool with its first call.
+        decided = any(name in POOL_VARIABLES for name in self._variables(engine))
+        facts = worker.ask("facts", self.patience.turn_s)
+        wrong = misplacement(facts, group.cpus, None if decided else len(group.cpus))
+        if wrong:
+            raise WorkerError("placement", wrong)
+        return answers
+
+    def _variables(self, engine: str) -> dict[str, str]:
+        """What the user sets for an engine: in engines.toml, and for this run."""
+        environment = self.environments[engine]
+        own = environment.variables if environment is not None else {}
+        return {**own, **{n: v for e, n, v in self.options.variables if e == engine}}
 
     def _worker(self, engine: str, cpus: tuple[int, ...]) -> tuple[Worker, int]:
         """The engine's worker at this placement, started anew if it is not alive."""
@@ -198,9 +211,7 @@ class Measurement:
                 "no_engine",
                 f"{engine} is not installed; run `kernelprof engines install {engine}`",
             )
-        variables = {**environment.variables}
-        variables.update({n: v for e, n, v in self.options.variables if e == engine})
-        worker = Worker(environment.python, environment.adapter, cpus, variables)
+        worker = Worker(environment.python, environment.adapter, cpus, self._variables(engine))
         try:
             facts = worker.ask("facts", self.patience.turn_s)
         except WorkerError:

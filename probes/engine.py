@@ -48,8 +48,8 @@ class Engine:
         """Version and settings that bear on speed: precision, layout, libraries."""
         raise NotImplementedError
 
-    def threads(self) -> int:
-        """The size of the pool that kernels run on, asked of the library."""
+    def threads(self) -> int | None:
+        """The size of the pool that kernels run on, asked of the library; None if it keeps mum."""
         raise NotImplementedError
 
     def scope(self, training: bool) -> AbstractContextManager[object]:

@@ -28,8 +28,8 @@ class NumpyEngine(Engine):
     def facts(self) -> dict[str, Any]:
         return {"version": np.__version__, "precision": "float32", "layout": "NCHW"}
 
-    def threads(self) -> int:
-        return openblas_threads() or 1
+    def threads(self) -> int | None:
+        return openblas_threads()
 
     def kernel(self, kernel: Kernel, arrays: list[Arrays], training: bool) -> Call:
         if kernel.passes == (UPDATE,):

@@ -66,7 +66,7 @@ class Worker:
         try:
             verb = self.verbs[request.pop("do")]
             return {"ok": verb(**request)}
-        except Exception as error:
+        except Exception as error:  # whatever an engine raises must reach the host
             traceback.print_exc(file=sys.stderr)
             return {"failure": failure_of(error)}
 
@@ -107,7 +107,7 @@ class Worker:
                 pin_busiest(self.cpus, ran)
                 self.subjects[name] = subject
                 answers[name] = subject.describe()
-            except Exception as error:
+            except Exception as error:  # one subject's fault is not another's
                 traceback.print_exc(file=sys.stderr)
                 answers[name] = {"failure": failure_of(error)}
         wait_until_idle()

@@ -95,7 +95,7 @@ class FakeEngine(Engine):
     def facts(self) -> dict[str, Any]:
         return {"version": "1.0", "home": os.environ.get("HOME", "")}
 
-    def threads(self) -> int:
+    def threads(self) -> int | None:
         return self.reference.threads()
 
     def scope(self, training: bool) -> AbstractContextManager[object]:

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from kernelprof.errors import WorkerError
-from kernelprof.launch import DROPPED_VARIABLES, POOL_VARIABLES, Worker, worker_environment
+from kernelprof.launch import (
+    DROPPED_VARIABLES,
+    POOL_VARIABLES,
+    Worker,
+    misplacement,
+    worker_environment,
+)
 from kernelprof.machine import usable_cpus
 from kernelprof.plan import chain
 from kernelprof.probes.wire import Message
@@ -25,7 +31,7 @@ CPUS = usable_cpus()
 HOST = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from kernelprof.launch import Worker
+from kernelprof.launch import Worker, misplacement
 from tests.test_launch import build
 worker = Worker(sys.executable, {FAKE!r}, {CPUS[:1]!r}, {{"FAKE_HANG": "gemm"}})
 print(worker.ask("facts", 30)["pid"], flush=True)
@@ -200,3 +206,20 @@ def test_close_ends_a_worker_at_work(start):
     worker.close()
     worker.close()
     assert is_gone(pid)
+
+
+@pytest.mark.parametrize(
+    ("threads", "cpus", "pool", "wrong"),
+    [
+        (2, [0, 1], 2, None),
+        (1, [0, 1], 2, "the engine's pool has 1 threads, not 2"),
+        (1, [0, 1], None, None),
+        (None, [0, 1], 2, None),
+        (2, [0, 1, 3], 2, "threads may run on CPUs [3], not only on [0, 1]"),
+    ],
+)
+def test_a_placement_that_was_not_obtained_is_said(
+    threads: int | None, cpus: list[int], pool: int | None, wrong: str | None
+) -> None:
+    facts = {"threads": threads, "thread_cpus": {"1": [0], "2": cpus}}
+    assert misplacement(facts, (0, 1), pool) == wrong
