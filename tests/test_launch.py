@@ -31,7 +31,7 @@ CPUS = usable_cpus()
 HOST = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from kernelprof.launch import Worker, misplacement
+from kernelprof.launch import Worker
 from tests.test_launch import build
 worker = Worker(sys.executable, {FAKE!r}, {CPUS[:1]!r}, {{"FAKE_HANG": "gemm"}})
 print(worker.ask("facts", 30)["pid"], flush=True)
