@@ -56,7 +56,7 @@ class TestHome:
         assert home() == folder
 
     def test_it_is_a_cache_otherwise(self, monkeypatch, tmp_path):
-        monkeypatch.delenv("KERNELPROF_HOME")
+        monkeypatch.delenv("KERNELPROF_HOME", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         assert home() == tmp_path / "kernelprof"
 
