@@ -46,6 +46,10 @@ class EngineSpec:
 ENGINES = {
     "numpy": EngineSpec("numpy", "NumPy, the reference kernels"),
     "torch": EngineSpec("torch", "PyTorch", ("torch==2.13.0", "numpy==2.4.6", NVTX)),
+    "tensorflow": EngineSpec("tensorflow", "TensorFlow 2", ("tensorflow-cpu==2.21.0", NVTX)),
+    "mxnet": EngineSpec("mxnet", "Apache MXNet", ("mxnet==1.9.1", "numpy==1.23.5", NVTX)),
+    "caffe": EngineSpec("caffe", "BVLC Caffe", ("caffe",)),
+    "cntk": EngineSpec("cntk", "Microsoft CNTK", ("cntk",)),
 }
 REFERENCE = "numpy"
 

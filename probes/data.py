@@ -17,21 +17,21 @@ Arrays = dict[str, Any]  # operand name -> numpy array
 Parameters = dict[tuple[str, int, str], Any]  # (layer, member, operand) -> numpy array
 
 
-def random_array(operand: Operand, random: np.random.Generator) -> Any:
+def random_array(operand: Operand, random: np.random.RandomState) -> Any:
     """An array for an operand; a large one repeats a block of random numbers.
 
     The block's length is prime, so that no two rows or columns of an array are alike.
     """
     if operand.upper:
-        return random.integers(operand.upper, size=operand.shape, dtype=operand.dtype)
+        return random.randint(operand.upper, size=operand.shape, dtype=operand.dtype)
     length = min(product(operand.shape), BLOCK)
-    block = random.random(length, np.float32 if operand.dtype == "float32" else np.float64)
+    block = random.random_sample(length).astype(operand.dtype)
     block -= 0.5
     block *= 12**0.5 * operand.scale  # a uniform variable of width 1 deviates by 12**-0.5
     return np.resize(block, operand.shape)
 
 
-def primitive_arrays(primitive: Primitive, random: np.random.Generator) -> Arrays:
+def primitive_arrays(primitive: Primitive, random: np.random.RandomState) -> Arrays:
     """Data for the operands that come from outside: those of the first pass, and the gradient."""
     names = list(primitive.reads[primitive.passes[0]])
     gradient = f"d{primitive.output}"
@@ -53,7 +53,7 @@ class NetworkData:
     def __init__(self, network: Network, batch: int, seed: int = 0) -> None:
         self.network = network
         self.batch = batch
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.RandomState(seed)
         self._layers: dict[str, list[Arrays]] = {}
 
     def layer(self, name: str) -> list[Arrays]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from .layers import Layer
 from .memory_bound import Add, SgdUpdate
@@ -25,6 +26,10 @@ class Fusion:
 
     chains: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     joint_passes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that says the same."""
+        return {"chains": self.chains, "joint_passes": self.joint_passes}
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,9 @@ def _gradient_sums(network: Network, layer: Layer, batch: int) -> Iterator[Kerne
 def _updates(network: Network) -> Iterator[Kernel]:
     for layer in network.layers:
         trained = tuple(
-            SgdUpdate(product(primitive.operand(name).shape), network.momentum)
+            SgdUpdate(
+                product(primitive.operand(name).shape), network.momentum, network.learning_rate
+            )
             for primitive in network.primitives(layer, 1, TRAIN)
             for name in primitive.parameters
         )

@@ -38,6 +38,13 @@ class WholeNetwork:
         """
         raise NotImplementedError
 
+    def weights(self) -> Arrays:
+        """What is trained, as it stands: copies called ``layer.member.operand``.
+
+        Like the gradients, each has the shape and the order that the primitive's operand has.
+        """
+        raise NotImplementedError
+
 
 class Engine:
     """An engine in this process.  Built once per worker, after affinity and variables are set."""
@@ -80,7 +87,14 @@ class Engine:
     """Waits until all calls are done; None for an engine whose calls return when they are."""
 
 
-ADAPTERS = {"numpy": "on_numpy", "torch": "on_torch"}
+ADAPTERS = {
+    "numpy": "on_numpy",
+    "torch": "on_torch",
+    "tensorflow": "on_tensorflow",
+    "mxnet": "on_mxnet",
+    "caffe": "on_caffe",
+    "cntk": "on_cntk",
+}
 
 
 def start(adapter: str) -> Engine:

@@ -45,7 +45,7 @@ class Network:
     """Layers in an order in which each follows its inputs.
 
     ``batch`` is the CPU batch of the network's source, ``quick_batch`` the smaller one of a quick
-    run.  ``momentum`` belongs to the SGD update of a training step.
+    run.  ``momentum`` and ``learning_rate`` belong to the SGD update of a training step.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Network:
     batch: int
     quick_batch: int
     momentum: float = 0.0
+    learning_rate: float = 1e-4
 
     def __post_init__(self) -> None:
         """Check names, order and shapes.
@@ -159,6 +160,7 @@ class Network:
             "batch": self.batch,
             "quick_batch": self.quick_batch,
             "momentum": self.momentum,
+            "learning_rate": self.learning_rate,
         }
 
     @classmethod

@@ -57,6 +57,9 @@ class NumpyNetwork(WholeNetwork):
         loss, gradients = self._gradients()
         return {"loss": loss, **{".".join(map(str, key)): g for key, g in gradients.items()}}
 
+    def weights(self) -> Arrays:
+        return {".".join(map(str, key)): array.copy() for key, array in self.trained.items()}
+
     def _forward(self) -> tuple[Any, dict[str, list[Arrays]]]:
         """The output of the last layer, and all values for the way back."""
         outputs: Arrays = {self.network.input.name: self.data}
@@ -136,7 +139,7 @@ class NumpyNetwork(WholeNetwork):
                 arriving[name] = gradient
 
     def _update(self, key: tuple[str, int, str], gradient: Any) -> None:
-        update = SgdUpdate(gradient.size, self.network.momentum)
+        update = SgdUpdate(gradient.size, self.network.momentum, self.network.learning_rate)
         weights = self.trained[key].reshape(-1)
         run(update, UPDATE, {"w": weights, "dw": gradient.reshape(-1), "v": self.velocity[key]})
 

@@ -286,7 +286,7 @@ class TorchNetwork(WholeNetwork):
         self.steps = self._steps(network, data.batch)
         if mode == TRAIN:
             self.optimizer = torch.optim.SGD(
-                list(self.trained.values()), lr=1e-4, momentum=network.momentum
+                list(self.trained.values()), lr=network.learning_rate, momentum=network.momentum
             )
 
     def _steps(self, network: Network, batch: int) -> list[Step]:
@@ -361,3 +361,9 @@ class TorchNetwork(WholeNetwork):
         }
         self.optimizer.zero_grad()
         return {"loss": loss.detach().numpy(), **gradients}
+
+    def weights(self) -> Arrays:
+        return {
+            ".".join(map(str, key)): tensor.detach().numpy().copy()
+            for key, tensor in self.trained.items()
+        }

@@ -6,6 +6,7 @@ that it writes, in the order of the primitive's tables; only ``sgd_update`` work
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,8 +28,6 @@ from .reference_compute_bound import padded, sigmoid, unpadded, window_pixels
 
 if TYPE_CHECKING:
     from .reference_compute_bound import Array
-
-_RANDOM = np.random.default_rng()
 
 
 def bias_forward(primitive: Bias, x: Array, bias: Array) -> Array:
@@ -217,10 +216,15 @@ def batch_norm_backward_weights(
     return products.sum(axis=(0, 2)) / deviation, dy.sum(axis=(0, 2))
 
 
+@lru_cache
+def _generator() -> np.random.Generator:
+    return np.random.default_rng()
+
+
 def dropout_forward(primitive: Dropout, x: Array, mask: Array | None = None) -> tuple[Array, Array]:
     """The kept elements, scaled up, and which they are; drawn unless given."""
     if mask is None:
-        mask = _RANDOM.random(x.shape, np.float32) >= primitive.rate
+        mask = _generator().random(x.shape, np.float32) >= primitive.rate
     return dropout_backward_data(primitive, mask, x), mask
 
 

@@ -26,7 +26,7 @@ from .network import Network
 from .placement import pin_busiest, run_ns, thread_cpus, unpin, wait_until_idle
 from .primitives import primitive_from_json
 from .ranges import Ranges
-from .selfcheck import kernel_error, network_errors
+from .selfcheck import kernel_error, network_errors, update_errors
 from .subject import Subject
 from .wire import Channel, Message
 
@@ -47,6 +47,7 @@ class Worker:
             "drop": self.drop,
             "check_kernel": self.check_kernel,
             "check_network": self.check_network,
+            "check_update": self.check_update,
         }
 
     def serve(self, channel: Channel) -> None:
@@ -78,6 +79,7 @@ class Worker:
             "numpy": np.__version__,
             "pid": os.getpid(),
             "threads": self.engine.threads(),
+            "fusion": self.engine.fusion.to_json(),
             "thread_cpus": {str(tid): list(cpus) for tid, cpus in thread_cpus().items()},
             "clock_resolution_ns": self.clock.resolution_ns,
             "clock_block_ns": self.clock.block_ns,
@@ -142,6 +144,10 @@ class Worker:
         """Hold a whole network against the oracle."""
         definition = Network.from_json(network)
         return {"errors": network_errors(self.engine, definition, batch, mode, seed)}
+
+    def check_update(self, network: Message, batch: int, seed: int) -> Message:
+        """Hold the weights after training steps against the oracle's."""
+        return {"errors": update_errors(self.engine, Network.from_json(network), batch, seed)}
 
     def drop(self, subjects: list[str] | None = None) -> Message:
         """Forget subjects and free their memory."""

@@ -31,7 +31,7 @@ def sentences() -> Network:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("scale", [1.0, 0.02])
 def test_floats_have_the_scale_asked_for(dtype: str, scale: float) -> None:
-    array = random_array(Operand((500, 400), dtype, scale=scale), np.random.default_rng(0))
+    array = random_array(Operand((500, 400), dtype, scale=scale), np.random.RandomState(0))
     assert (array.shape, str(array.dtype)) == ((500, 400), dtype)
     assert array.std() == pytest.approx(scale, rel=0.01)
     assert abs(array.mean()) < 0.01 * scale
@@ -39,14 +39,14 @@ def test_floats_have_the_scale_asked_for(dtype: str, scale: float) -> None:
 
 
 def test_integers_stay_below_their_bound() -> None:
-    array = random_array(Operand((10_000,), "int64", upper=7), np.random.default_rng(0))
+    array = random_array(Operand((10_000,), "int64", upper=7), np.random.RandomState(0))
     assert array.dtype == np.int64
     assert set(array.tolist()) == set(range(7))
 
 
 def test_large_arrays_repeat_without_equal_rows() -> None:
     """The block is repeated, but a power of two never meets its prime length."""
-    array = random_array(Operand((4096, 1024), "float32"), np.random.default_rng(0))
+    array = random_array(Operand((4096, 1024), "float32"), np.random.RandomState(0))
     assert array.std() == pytest.approx(1.0, rel=0.01)
     np.testing.assert_array_equal(array.reshape(-1)[BLOCK : BLOCK + 9], array.reshape(-1)[:9])
     assert len(np.unique(array[:, 0])) > 4000
@@ -54,7 +54,7 @@ def test_large_arrays_repeat_without_equal_rows() -> None:
 
 
 def test_empty_operand() -> None:
-    array = random_array(Operand((0,), "float32"), np.random.default_rng(0))
+    array = random_array(Operand((0,), "float32"), np.random.RandomState(0))
     assert array.shape == (0,)
 
 
@@ -71,7 +71,7 @@ def test_empty_operand() -> None:
     ids=lambda value: getattr(value, "label", ""),
 )
 def test_arrays_are_what_comes_from_outside(primitive: Gemm, names: set[str]) -> None:
-    arrays = primitive_arrays(primitive, np.random.default_rng(0))
+    arrays = primitive_arrays(primitive, np.random.RandomState(0))
     assert arrays.keys() == names
     for name, array in arrays.items():
         operand = primitive.operand(name)
@@ -80,12 +80,12 @@ def test_arrays_are_what_comes_from_outside(primitive: Gemm, names: set[str]) ->
 
 def test_a_product_of_random_data_has_unit_scale() -> None:
     """Weights shrink with the length of the sum, so no result overflows or vanishes."""
-    arrays = primitive_arrays(Gemm(64, 96, 2048), np.random.default_rng(0))
+    arrays = primitive_arrays(Gemm(64, 96, 2048), np.random.RandomState(0))
     assert (arrays["a"] @ arrays["b"]).std() == pytest.approx(1.0, rel=0.05)
 
 
 def test_variance_is_positive() -> None:
-    arrays = primitive_arrays(BatchNorm(2, 50, 3), np.random.default_rng(0))
+    arrays = primitive_arrays(BatchNorm(2, 50, 3), np.random.RandomState(0))
     assert (arrays["running_variance"] > 0).all()
 
 

@@ -32,9 +32,11 @@ from kernelprof.probes.placement import parse_cpus
 from kernelprof.probes.primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Primitive
 from kernelprof.probes.primitives import PRIMITIVES
 from tests.conftest import engine_worker
+from tests.unsupported import UNSUPPORTED
 
 PATIENCE_S = 120.0
 TOLERANCE = 1e-4
+UPDATE_TOLERANCE = 1e-3
 HARNESS_SHARE = 1e-3
 
 SAMPLES: list[Primitive] = [
@@ -108,7 +110,6 @@ CHAINS: list[tuple[Primitive, ...]] = [
     (Gemm(7, 11, 13), Bias(7, 11)),
     (Gemm(1, 1, 1, trans_a=True), Bias(1, 1)),
 ]
-FUSES = ("torch",)  # engines with one call for a product and its bias, or both passes of an LSTM
 
 
 def label(primitives: tuple[Primitive, ...]) -> str:
@@ -121,6 +122,17 @@ def kernel_error(worker: Worker, primitives: tuple[Primitive, ...], *passes: str
         "check_kernel", PATIENCE_S, primitives=described, passes=list(passes), seed=3
     )
     return float(answer["error"])
+
+
+def assert_agrees(worker: Worker, primitives: tuple[Primitive, ...], *passes: str) -> None:
+    """With the oracle; or it is one of the few that the engine is known to be unable to run."""
+    reason = UNSUPPORTED.get(worker.adapter, {}).get(label(primitives))
+    if reason is None:
+        assert kernel_error(worker, primitives, *passes) < TOLERANCE
+    else:
+        with pytest.raises(WorkerError, match=reason) as refused:
+            kernel_error(worker, primitives, *passes)
+        assert refused.value.kind == "unsupported"
 
 
 def branching_network() -> Network:
@@ -164,8 +176,8 @@ def test_every_kind_is_asked_for() -> None:
 @pytest.mark.parametrize("primitive", SAMPLES, ids=lambda primitive: primitive.label)
 def test_kernel_agrees_with_the_oracle(worker: Worker, primitive: Primitive) -> None:
     """In every pass, at sizes that suit no vector unit."""
-    errors = {pass_: kernel_error(worker, (primitive,), pass_) for pass_ in primitive.passes}
-    assert max(errors.values()) < TOLERANCE, errors
+    for pass_ in primitive.passes:
+        assert_agrees(worker, (primitive,), pass_)
 
 
 @pytest.mark.parametrize("pass_", [FORWARD, BACKWARD_WEIGHTS])
@@ -173,21 +185,25 @@ def test_kernel_agrees_with_the_oracle(worker: Worker, primitive: Primitive) -> 
 def test_fused_bias_agrees_with_the_oracle(
     worker: Worker, primitives: tuple[Primitive, ...], pass_: str
 ) -> None:
-    if worker.adapter in FUSES:
-        assert kernel_error(worker, primitives, pass_) < TOLERANCE
+    """Where the engine has one call for a product and its bias."""
+    chains = worker.ask("facts", PATIENCE_S)["fusion"]["chains"].get(pass_, [])
+    if [primitive.kind for primitive in primitives] in chains:
+        assert_agrees(worker, primitives, pass_)
     else:
-        with pytest.raises(WorkerError, match="fuses nothing") as refused:
+        with pytest.raises(WorkerError) as refused:
             kernel_error(worker, primitives, pass_)
         assert refused.value.kind == "unsupported"
 
 
 def test_joint_passes_of_an_lstm_agree_with_the_oracle(worker: Worker) -> None:
     cell = (LstmCell(7, 13, 11, steps=5),)
-    if worker.adapter in FUSES:
-        assert kernel_error(worker, cell, BACKWARD_DATA, BACKWARD_WEIGHTS) < TOLERANCE
+    """Where the engine computes both in one call."""
+    if "lstm_cell" in worker.ask("facts", PATIENCE_S)["fusion"]["joint_passes"]:
+        assert_agrees(worker, cell, BACKWARD_DATA, BACKWARD_WEIGHTS)
     else:
-        with pytest.raises(WorkerError, match="fuses nothing"):
+        with pytest.raises(WorkerError) as refused:
             kernel_error(worker, cell, BACKWARD_DATA, BACKWARD_WEIGHTS)
+        assert refused.value.kind == "unsupported"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -202,6 +218,18 @@ def test_network_agrees_with_the_oracle(worker: Worker, name: str, mode: str) ->
     errors = answer["errors"]
     assert errors.keys() == result_names(network, mode)
     assert max(errors.values()) < TOLERANCE, errors
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "branching"])
+def test_training_moves_the_weights_as_the_oracle_does(worker: Worker, name: str) -> None:
+    """Same data, loss and arithmetic of the optimizer; two steps show the momentum."""
+    network = NETWORKS[name]() if name in NETWORKS else branching_network()
+    batch = 2 if network.parameters() > 2e7 else 3
+    errors = worker.ask("check_update", PATIENCE_S, network=network.to_json(), batch=batch, seed=7)[
+        "errors"
+    ]
+    assert errors.keys() == result_names(network, "train") - {"loss"}
+    assert max(errors.values()) < UPDATE_TOLERANCE, errors
 
 
 def test_inference_passes_by_a_dropout(worker: Worker) -> None:

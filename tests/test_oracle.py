@@ -70,7 +70,7 @@ def test_every_kind_is_covered() -> None:
 
 
 def draw(kernel: Kernel, seed: int = 0) -> list[Arrays]:
-    random = np.random.default_rng(seed)
+    random = np.random.RandomState(seed)
     return [primitive_arrays(primitive, random) for primitive in kernel.primitives]
 
 
