@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from .oracle import Check, relative_error
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS
 
 CHECKED_STEPS = 2
-CHECKED_LEARNING_RATE = 0.1
+VISIBLE_MOVEMENT = 0.005
 
 
 def kernel_error(engine: Engine, kernel: Kernel, seed: int = 0) -> float:
@@ -55,18 +55,44 @@ def network_errors(
 def update_errors(engine: Engine, network: Network, batch: int, seed: int = 0) -> dict[str, float]:
     """How far training steps move each parameter, held against the oracle's steps.
 
-    Two steps, so that momentum shows, at a learning rate at which they stand out from the
-    rounding of the weights.  An error is relative to the largest movement that is wanted.
+    Two steps, so that momentum shows.  An error is the norm of the deviation, beyond what float32
+    rounds off the weights themselves, relative to the norm of the movement: the largest deviation
+    would tell of the one unit among a million whose ReLU rounding switched.
 
     Raises:
         Unsupported: the engine cannot build the network.
     """
-    network = replace(network, learning_rate=CHECKED_LEARNING_RATE)
+    rate = _visible_learning_rate(network, batch, seed)
+    network = replace(network, learning_rate=rate)
     data = NetworkData(network, batch, seed)
     before = {".".join(map(str, key)): array.copy() for key, array in data.parameters.items()}
     want = _moved(NumpyNetwork(network, TRAIN, data, "float64"), before)
     got = _moved(engine.network(network, TRAIN, data), before, engine.finish)
-    return {name: relative_error(got[name], want[name]) for name in want}
+    return {
+        name: _beyond_rounding(got[name] - want[name], array) / _norm(want[name])
+        for name, array in before.items()
+    }
+
+
+def _beyond_rounding(deviation: Any, weights: Any) -> float:
+    """The norm of what a deviation has beyond the float32 rounding of the weights."""
+    rounding = CHECKED_STEPS * np.finfo(np.float32).eps * np.abs(weights)
+    return _norm(np.maximum(np.abs(deviation) - rounding, 0.0))
+
+
+def _norm(array: Any) -> float:
+    return float(np.linalg.norm(array.ravel()))
+
+
+def _visible_learning_rate(network: Network, batch: int, seed: int) -> float:
+    """At which the parameter that moves most moves by a part of its own size."""
+    data = NetworkData(network, batch, seed)
+    gradients = NumpyNetwork(network, TRAIN, data, "float64").evaluate()
+    sizes = [
+        np.max(np.abs(array)) / np.max(np.abs(gradients[".".join(map(str, key))]))
+        for key, array in data.parameters.items()
+    ]
+    return float(VISIBLE_MOVEMENT * min(sizes))
 
 
 def _moved(
