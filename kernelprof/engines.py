@@ -1,73 +1,160 @@
-"""The engines: where each one's interpreter is, and how its environment is made.
+"""The engines: what each one's environment is made of, and how a worker of it is started.
 
-An environment is a virtual environment of pinned packages under the user's cache folder; the
-variable KERNELPROF_HOME moves it.  ``engines.toml`` there points an engine at an interpreter of
-the user's own::
+Environments lie under the user's cache folder; the variable KERNELPROF_HOME moves them.
+``engines.toml`` there points an engine at an interpreter of the user's own::
 
     [torch]
     python = "/opt/torch/bin/python"
     variables = { MKL_ENABLE_INSTRUCTIONS = "AVX2" }
+    library_path = "/opt/torch/lib"
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
-import venv
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from kernelprof.errors import KernelprofError, UsageError
+from kernelprof import debian
+from kernelprof.errors import UsageError
 
 NVTX = (
     "nvtx==0.2.11"  # the newest that both the nsys of Debian 12 (2022.4) and current ones capture
 )
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class HostPython:
+    """kernelprof's own interpreter: nothing to install."""
+
+
+@dataclass(frozen=True)
+class VirtualEnvironment:
+    """A virtual environment of packages from PyPI."""
+
+    packages: tuple[str, ...]
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class DebianRoot:
+    """An interpreter of the Debian 11 root, which engines share, with packages of an own folder.
+
+    ``python`` is its version.  ``links`` maps names in that folder to files of the root, and
+    ``stand_ins`` are packages that the engine imports and does not need.
+    """
+
+    python: str
+    packages: tuple[str, ...]
+    disk_bytes: int
+    links: Mapping[str, str] = field(default_factory=dict)
+    stand_ins: tuple[str, ...] = ()
+    library_path: tuple[str, ...] = ()
+
+
+Kind = HostPython | VirtualEnvironment | DebianRoot
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """An engine that kernelprof knows: its adapter, and the packages of its environment.
-
-    An engine without packages lives in kernelprof's own interpreter.
-    """
+    """An engine that kernelprof knows, and the environment that it makes for it."""
 
     name: str
     title: str
-    packages: tuple[str, ...] = ()
+    kind: Kind = HostPython()
 
+
+LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 
 ENGINES = {
     "numpy": EngineSpec("numpy", "NumPy, the reference kernels"),
-    "torch": EngineSpec("torch", "PyTorch", ("torch==2.13.0", "numpy==2.4.6", NVTX)),
-    "tensorflow": EngineSpec("tensorflow", "TensorFlow 2", ("tensorflow-cpu==2.21.0", NVTX)),
-    "mxnet": EngineSpec("mxnet", "Apache MXNet", ("mxnet==1.9.1", "numpy==1.23.5", NVTX)),
-    "caffe": EngineSpec("caffe", "BVLC Caffe", ("caffe",)),
-    "cntk": EngineSpec("cntk", "Microsoft CNTK", ("cntk",)),
+    "torch": EngineSpec(
+        "torch",
+        "PyTorch",
+        VirtualEnvironment(("torch==2.13.0", "numpy==2.4.6", NVTX), 2 * GB),
+    ),
+    "tensorflow": EngineSpec(
+        "tensorflow",
+        "TensorFlow",
+        VirtualEnvironment(("tensorflow-cpu==2.21.0", "numpy==2.4.6", NVTX), 3 * GB),
+    ),
+    "mxnet": EngineSpec(
+        "mxnet",
+        "Apache MXNet",
+        VirtualEnvironment(("mxnet==1.9.1", "numpy==1.23.5", NVTX), 1 * GB),
+    ),
+    "caffe": EngineSpec(
+        "caffe",
+        "Caffe (BVLC)",
+        DebianRoot("3.9", (NVTX,), 2 * GB),
+    ),
+    "cntk": EngineSpec(
+        "cntk",
+        "Microsoft CNTK",
+        DebianRoot(
+            "2.7",
+            ("cntk==2.7.post2", "numpy==1.16.6", "scipy==1.2.3", "enum34==1.1.10"),
+            2 * GB,
+            # It was linked against an older Open MPI; one process needs no more than the names.
+            links={
+                "mpi/libmpi.so.12": f"{LIBRARIES}/libmpi.so.40",
+                "mpi/libmpi_cxx.so.1": f"{LIBRARIES}/libmpi_cxx.so.40",
+            },
+            stand_ins=("pip",),
+            library_path=("cntk/libs", "mpi"),
+        ),
+    ),
 }
 REFERENCE = "numpy"
 
 
 @dataclass(frozen=True)
 class Environment:
-    """How to start a worker of an engine."""
+    """How to start a worker of an engine.
+
+    ``site`` is the folder of an engine's packages where its interpreter lives in the Debian root.
+    """
 
     engine: str
     python: str
     adapter: str
     variables: dict[str, str] = field(default_factory=dict)
+    site: Path | None = None
+    python27: bool = False
+
+    @property
+    def where(self) -> str:
+        """The interpreter, for people to read."""
+        return self.python if self.site is None else f"{self.python} in {debian.root(home())}"
+
+    def command(self, boot: Path) -> list[str]:
+        """The words that start ``boot`` in this interpreter, shut off from the user's own code."""
+        if self.site is not None:
+            python = [*debian.enter(home(), self.site, boot.parent, self._version), self.python]
+            boot = Path(debian.PROBES) / boot.name
+        else:
+            python = [self.python]
+        isolated = ("-E", "-s") if self.python27 else ("-I",)
+        return [*python, *isolated, "-B", str(boot)]
+
+    @property
+    def _version(self) -> str:
+        return self.python.removeprefix("python")
 
 
 def home() -> Path:
     """The folder of engine environments."""
     moved = os.environ.get("KERNELPROF_HOME")
-    return Path(moved) if moved else Path(platformdirs.user_cache_dir("kernelprof"))
+    return Path(moved).absolute() if moved else Path(platformdirs.user_cache_dir("kernelprof"))
 
 
 def configured() -> dict[str, dict[str, Any]]:
@@ -103,6 +190,11 @@ def known() -> list[str]:
     return list(dict.fromkeys([*ENGINES, *configured()]))
 
 
+def installed() -> list[str]:
+    """The names of the engines that can be started."""
+    return [name for name in known() if environment(name) is not None]
+
+
 def environment(name: str) -> Environment | None:
     """How to start this engine, or None where it is not installed.
 
@@ -111,71 +203,66 @@ def environment(name: str) -> Environment | None:
     """
     entry = configured().get(name)
     if entry is not None:
-        return Environment(
-            name,
-            str(entry.get("python", sys.executable)),
-            str(entry.get("adapter", name)),
-            {key: str(value) for key, value in entry.get("variables", {}).items()},
-        )
+        return _configured_environment(name, entry)
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}; known: {', '.join(known())}")
-    if not ENGINES[name].packages:
+    spec = ENGINES[name]
+    if isinstance(spec.kind, HostPython):
         return Environment(name, sys.executable, name)
-    python = _folder(name) / "bin" / "python"
-    return Environment(name, str(python), name) if _is_complete(ENGINES[name]) else None
+    if not is_complete(spec):
+        return None
+    if isinstance(spec.kind, VirtualEnvironment):
+        return Environment(name, str(folder(name) / "bin" / "python"), name)
+    variables = {}
+    if spec.kind.library_path:
+        packages = debian.packages_folder(spec.kind.python)
+        variables["LD_LIBRARY_PATH"] = ":".join(f"{packages}/{p}" for p in spec.kind.library_path)
+    return Environment(
+        name,
+        f"python{spec.kind.python}",
+        name,
+        variables,
+        site=folder(name),
+        python27=spec.kind.python == "2.7",
+    )
 
 
-def _folder(name: str) -> Path:
+def _configured_environment(name: str, entry: dict[str, Any]) -> Environment:
+    variables = {key: str(value) for key, value in entry.get("variables", {}).items()}
+    if "library_path" in entry:
+        variables["LD_LIBRARY_PATH"] = str(entry["library_path"])
+    python = str(entry.get("python", sys.executable))
+    return Environment(
+        name, python, str(entry.get("adapter", name)), variables, python27=_is_python27(python)
+    )
+
+
+@cache
+def _is_python27(python: str) -> bool:
+    if python == sys.executable:
+        return False
+    asked = subprocess.run([python, "--version"], capture_output=True, text=True, check=False)
+    return "Python 2." in asked.stdout + asked.stderr  # the old one answers on stderr
+
+
+def folder(name: str) -> Path:
+    """Where the environment of an engine lies."""
     return home() / "engines" / name
 
 
-def _stamp(spec: EngineSpec) -> str:
-    """What a finished environment says of itself; another one is made anew."""
-    return "\n".join([f"python {sys.version.split()[0]}", *spec.packages, ""])
+def stamp(spec: EngineSpec) -> str:
+    """What a finished environment says of itself; one that says something else is made anew."""
+    kind = spec.kind
+    lines = [f"python {sys.version.split()[0]}"]
+    if isinstance(kind, DebianRoot):
+        lines = [f"python {kind.python} of {debian.RELEASE}", *kind.links, *kind.stand_ins]
+    packages = () if isinstance(kind, HostPython) else kind.packages
+    return "\n".join([*lines, *packages, ""])
 
 
-def _is_complete(spec: EngineSpec) -> bool:
-    stamp = _folder(spec.name) / "complete.txt"
-    return stamp.is_file() and stamp.read_text() == _stamp(spec)
-
-
-def install(name: str, report: Callable[[str], None]) -> bool:
-    """Make the environment of an engine; False where there is nothing to do.
-
-    ``report`` is told each step.  A half-made environment is never used: it carries no stamp, and
-    the next call makes it anew.
-
-    Raises:
-        UsageError: no engine of this name is known.
-        KernelprofError: pip failed; the message holds its last lines.
-    """
-    if environment(name) is not None:
+def is_complete(spec: EngineSpec) -> bool:
+    """Whether the environment was made to the end, and as it is made today."""
+    found = folder(spec.name) / "complete.txt"
+    if isinstance(spec.kind, DebianRoot) and not debian.is_complete(home()):
         return False
-    spec, folder = ENGINES[name], _folder(name)
-    shutil.rmtree(folder, ignore_errors=True)
-    report(f"{name}: making {folder}")
-    venv.create(folder, with_pip=True)
-    _pip_install(spec, folder, report)
-    (folder / "complete.txt").write_text(_stamp(spec))
-    return True
-
-
-def _pip_install(spec: EngineSpec, folder: Path, report: Callable[[str], None]) -> None:
-    command = [folder / "bin" / "python", "-m", "pip", "install", "--progress-bar=off"]
-    lines: list[str] = []
-    with subprocess.Popen(
-        [*map(str, command), *spec.packages],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as pip:
-        assert pip.stdout is not None
-        for line in pip.stdout:
-            lines.append(line.rstrip())
-            report(f"{spec.name}: {line.strip()[:100]}")
-    if pip.returncode:
-        raise KernelprofError(
-            f"the environment of {spec.name} could not be made; pip said:\n"
-            + "\n".join(lines[-5:])
-            + f"\nMend that and run `kernelprof engines install {spec.name}` again."
-        )
+    return found.is_file() and found.read_text() == stamp(spec)

@@ -11,12 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from kernelprof.engines import Environment, home
 from kernelprof.errors import WorkerError
 from kernelprof.probes import boot
 from kernelprof.probes.wire import Channel, Message
 
 START_TIMEOUT_S = 180.0
 STDERR_TAIL_LINES = 12
+SIGNALLED = 128  # plus the signal's number is the exit status of what a signal ended
 
 # One thread count for every pool that an engine may bring along, each fixed before it is imported.
 POOL_VARIABLES = (
@@ -25,7 +27,17 @@ POOL_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "MXNET_OMP_MAX_THREADS",  # without it MXNet takes half of the CPUs
 )
+# Operators run one after another: a second one at a time would take CPUs from the first.
+FIXED_VARIABLES = {
+    "PYTHONUNBUFFERED": "1",
+    "OMP_DYNAMIC": "FALSE",
+    "MKL_DYNAMIC": "FALSE",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "MXNET_CPU_WORKER_NTHREADS": "1",
+}
 # What a user's shell may hold that would change how threads are placed or how ranges are taken.
 DROPPED_VARIABLES = (
     "GOMP_CPU_AFFINITY",
@@ -43,34 +55,33 @@ class Worker:
 
     def __init__(
         self,
-        python: str,
-        adapter: str,
+        environment: Environment,
         cpus: tuple[int, ...],
         variables: dict[str, str] | None = None,
     ) -> None:
         """Start the process on the given CPUs, as many threads as CPUs in every pool.
 
+        ``variables`` come on top of those of the environment.
+
         Raises:
             WorkerError: it did not start, or its engine is not there.
         """
-        self.adapter = adapter
+        self.environment = environment
         self.cpus = cpus
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
-        self._process, self._channel = self._start(python, variables or {})
+        self._process, self._channel = self._start({**environment.variables, **(variables or {})})
         try:
             self._receive(START_TIMEOUT_S, "starting the engine")
         except BaseException:
             self.close()
             raise
 
-    def _start(
-        self, python: str, variables: dict[str, str]
-    ) -> tuple[subprocess.Popen[bytes], Channel]:
+    def _start(self, variables: dict[str, str]) -> tuple[subprocess.Popen[bytes], Channel]:
         requests_read, requests_write = os.pipe()
         answers_read, answers_write = os.pipe()
         command = [
-            *(python, "-I", "-B", str(Path(boot.__file__).resolve())),
-            *(self.adapter, str(requests_read), str(answers_write)),
+            *self.environment.command(_boot(self.environment)),
+            *(self.environment.adapter, str(requests_read), str(answers_write)),
         ]
         own_cpus = os.sched_getaffinity(0)
         try:
@@ -89,7 +100,9 @@ class Worker:
             os.close(requests_write)
             os.close(answers_read)
             self._stderr.close()
-            raise WorkerError("no_engine", f"cannot run {python}: {error}") from error
+            raise WorkerError(
+                "no_engine", f"cannot run {self.environment.python}: {error}"
+            ) from error
         finally:
             os.sched_setaffinity(0, own_cpus)
             os.close(requests_read)
@@ -132,6 +145,8 @@ class Worker:
     def _crashed(self) -> WorkerError:
         status = self._process.wait()
         how = f"exit status {status}"
+        if self.environment.site is not None and status > SIGNALLED:  # as bubblewrap hands it on
+            status = SIGNALLED - status
         if status < 0:
             how = f"signal {signal.Signals(-status).name}"
         tail = self.stderr_tail()
@@ -154,6 +169,16 @@ class Worker:
         self._stderr.close()
 
 
+def _boot(environment: Environment) -> Path:
+    """The file that starts a worker; an engine in Python 2.7 has a translation of its own."""
+    here = Path(boot.__file__).resolve()
+    if not environment.python27:
+        return here
+    from kernelprof.python27 import write_package
+
+    return write_package(here.parent, home() / "probes-2.7")
+
+
 def misplacement(facts: Message, cpus: tuple[int, ...], pool: int | None) -> str | None:
     """How a worker's threads differ from what was asked for, from its own facts, or None.
 
@@ -171,5 +196,4 @@ def worker_environment(threads: int, variables: dict[str, str]) -> dict[str, str
     """The host's environment with every pool set to ``threads``, then the engine's variables."""
     environment = {k: v for k, v in os.environ.items() if k not in DROPPED_VARIABLES}
     environment.update(dict.fromkeys(POOL_VARIABLES, str(threads)))
-    environment.update({"PYTHONUNBUFFERED": "1", "OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"})
-    return {**environment, **variables}
+    return {**environment, **FIXED_VARIABLES, **variables}

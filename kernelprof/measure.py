@@ -211,7 +211,7 @@ class Measurement:
                 "no_engine",
                 f"{engine} is not installed; run `kernelprof engines install {engine}`",
             )
-        worker = Worker(environment.python, environment.adapter, cpus, self._variables(engine))
+        worker = Worker(environment, cpus, self._variables(engine))
         try:
             facts = worker.ask("facts", self.patience.turn_s)
         except WorkerError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA = 1  # of the JSON report; keys may be added within a schema, never changed
@@ -107,3 +107,20 @@ class Results:
     engines: dict[str, dict[str, Any]]
     cases: tuple[CaseResult, ...]
     failures: tuple[FailureResult, ...]
+
+
+@dataclass
+class EngineCheck:
+    """What came of trying an engine: errors relative to the oracle, and failures, by label."""
+
+    engine: str
+    version: str = ""
+    threads: int | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+    unsupported: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def works(self) -> bool:
+        """Whether the engine started and no result was wrong."""
+        return bool(self.errors) and not self.failures

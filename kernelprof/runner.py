@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelprof import __version__
-from kernelprof.engines import REFERENCE, Environment, environment, known
+from kernelprof.engines import REFERENCE, Environment, environment, installed, known
 from kernelprof.errors import UsageError
 from kernelprof.machine import placements, this_machine, usable_cpus
 from kernelprof.measure import Measurement, Report
@@ -52,7 +52,7 @@ def choose(
     """
     chosen = tuple(dict.fromkeys(network(name).name for name in networks)) or tuple(NETWORKS)
     counts = _numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
-    named = _known_words("engine", engines, known()) if engines else _installed()
+    named = _known_words("engine", engines, known()) if engines else tuple(installed())
     if batch is not None and batch < 1:
         raise UsageError(f"--batch {batch}: a batch has at least 1 sample")
     if seed < 0:
@@ -68,10 +68,6 @@ def choose(
         seed=seed,
         variables=tuple(_variable(text, named) for text in variables),
     )
-
-
-def _installed() -> tuple[str, ...]:
-    return tuple(name for name in known() if environment(name) is not None)
 
 
 def _words(text: str) -> list[str]:

@@ -30,7 +30,7 @@ def engine_worker(name: str, cpus: int = 1) -> Worker:
     usable = usable_cpus()
     if len(usable) < cpus:
         pytest.skip(f"{cpus} CPUs are needed, {len(usable)} can be used")
-    return Worker(found.python, found.adapter, usable[:cpus], found.variables)
+    return Worker(found, usable[:cpus])
 
 
 @pytest.fixture(scope="module", params=sorted(ENGINES))

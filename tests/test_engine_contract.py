@@ -127,7 +127,7 @@ def kernel_error(worker: Worker, primitives: tuple[Primitive, ...], *passes: str
 
 def assert_agrees(worker: Worker, primitives: tuple[Primitive, ...], *passes: str) -> None:
     """With the oracle; or it is one of the few that the engine is known to be unable to run."""
-    reason = UNSUPPORTED.get(worker.adapter, {}).get(label(primitives))
+    reason = UNSUPPORTED.get(worker.environment.adapter, {}).get(label(primitives))
     if reason is None:
         assert kernel_error(worker, primitives, *passes) < TOLERANCE
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelprof.engines import Environment
 from kernelprof.errors import WorkerError
 from kernelprof.launch import (
     DROPPED_VARIABLES,
@@ -32,11 +33,16 @@ HOST = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from kernelprof.launch import Worker
-from tests.test_launch import build
-worker = Worker(sys.executable, {FAKE!r}, {CPUS[:1]!r}, {{"FAKE_HANG": "gemm"}})
+from tests.test_launch import build, fake
+worker = Worker(fake(), {CPUS[:1]!r}, {{"FAKE_HANG": "gemm"}})
 print(worker.ask("facts", 30)["pid"], flush=True)
 build(worker, 600)  # a worker at work does not see that the pipe is closed
 """
+
+
+def fake(adapter: str = FAKE, python: str = sys.executable) -> Environment:
+    return Environment("fake", python, adapter)
+
 
 Start = Callable[..., Worker]
 
@@ -47,7 +53,7 @@ def start() -> Iterator[Start]:
     started = []
 
     def _start(cpus: tuple[int, ...] = CPUS[:1], **variables: str) -> Worker:
-        started.append(Worker(sys.executable, FAKE, cpus, variables))
+        started.append(Worker(fake(), cpus, variables))
         return started[-1]
 
     yield _start
@@ -162,7 +168,7 @@ def test_what_an_engine_prints_is_no_answer(start):
 def test_an_interpreter_that_is_not_there():
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(WorkerError, match="cannot run /nonexistent/python") as missing:
-        Worker("/nonexistent/python", FAKE, CPUS[:1])
+        Worker(fake(python="/nonexistent/python"), CPUS[:1])
     assert missing.value.kind == "no_engine"
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -170,7 +176,7 @@ def test_an_interpreter_that_is_not_there():
 def test_an_engine_that_is_not_there():
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(WorkerError, match="No module named 'fake'") as missing:
-        Worker(sys.executable, FAKE, CPUS[:1], {"FAKE_ABSENT": "1"})
+        Worker(fake(), CPUS[:1], {"FAKE_ABSENT": "1"})
     assert missing.value.kind == "no_engine"
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -178,7 +184,7 @@ def test_an_engine_that_is_not_there():
 @pytest.mark.parametrize("name", ["adapter.py", "adapter"])
 def test_an_adapter_that_is_not_there(name, tmp_path):
     with pytest.raises(WorkerError) as missing:
-        Worker(sys.executable, str(tmp_path / name), CPUS[:1])
+        Worker(fake(str(tmp_path / name)), CPUS[:1])
     assert str(tmp_path / name) in missing.value.reason
 
 
@@ -186,7 +192,7 @@ def test_an_adapter_that_is_broken(tmp_path):
     adapter = tmp_path / "broken.py"
     adapter.write_text("1 / 0\n")
     with pytest.raises(WorkerError, match="ZeroDivisionError") as broken:
-        Worker(sys.executable, str(adapter), CPUS[:1])
+        Worker(fake(str(adapter)), CPUS[:1])
     assert broken.value.kind == "crash"
 
 

@@ -69,9 +69,11 @@ def test_the_installed_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: P
     program = (
         f"import sys; sys.path.append({str(site)!r})\n"  # the dependencies, after the wheel
         "import os, kernelprof\n"
+        "from kernelprof.engines import Environment\n"
         "from kernelprof.launch import Worker\n"
         f"assert {str(ROOT)!r} not in kernelprof.__path__\n"
-        f"worker = Worker({sys.executable!r}, 'numpy', (min(os.sched_getaffinity(0)),))\n"
+        f"python = Environment('numpy', {sys.executable!r}, 'numpy')\n"
+        "worker = Worker(python, (min(os.sched_getaffinity(0)),))\n"
         "print(worker.ask('facts', 60)['version']); worker.close()\n"
     )
     done = subprocess.run(

@@ -29,8 +29,11 @@ VOCABULARY = {
 MEASURES = {
     "analysis",
     "cli",
+    "debian",
+    "enginecheck",
     "engines",
     "export",
+    "install",
     "launch",
     "measure",
     "plan",
