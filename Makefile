@@ -9,7 +9,7 @@ PAGE   := kernelprof-report.html
 .PHONY: setup run test lint types clean
 
 setup: $(VENV)/installed
-	@$(PYTHON) -m kernelprof engines install torch
+	@$(PYTHON) -m kernelprof engines install --all || echo "going on without them"
 
 $(VENV)/installed: pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kernelprof needs Python 3.11 or newer")'
@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml
 
 run: setup
 	@rm -f $(RUN) $(RUN)-wal $(RUN)-shm
-	@$(PYTHON) -m kernelprof run --quick --engine torch,numpy --threads $(THREADS) -o $(RUN)
+	@$(PYTHON) -m kernelprof run --quick --threads $(THREADS) -o $(RUN)
 	@$(PYTHON) -m kernelprof report $(RUN) --format html -o $(PAGE)
 	@echo "open file://$(CURDIR)/$(PAGE)"
 

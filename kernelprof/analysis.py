@@ -187,9 +187,15 @@ def failures(run: RunFile) -> Iterable[FailureResult]:
 
 
 def _engines(run: RunFile) -> dict[str, dict[str, Any]]:
-    """Facts of each engine; what differs between its workers (threads, process) is left out."""
+    """Facts of each engine, and the variables that the user set for it.
+
+    What differs between its workers (threads, process) is left out.
+    """
     private = ("pid", "threads", "thread_cpus")
     found: dict[str, dict[str, Any]] = {}
     for engine, _, facts in run.workers():
         found[engine] = {key: value for key, value in facts.items() if key not in private}
+    for engine, name, value in run.meta("options")["variables"]:
+        if engine in found:
+            found[engine].setdefault("variables", {})[name] = value
     return found

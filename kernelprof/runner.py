@@ -15,11 +15,11 @@ from kernelprof.machine import placements, this_machine, usable_cpus
 from kernelprof.measure import Measurement, Report
 from kernelprof.plan import Options, StopRule, groups
 from kernelprof.probes.network import MODES, Network
-from kernelprof.probes.networks import NETWORKS
+from kernelprof.probes.networks import CANONICAL, NETWORKS
 from kernelprof.runfile import RunFile
 
-QUICK_BUDGET_S = 225.0
-FULL_BUDGET_S = 1800.0
+QUICK_BUDGET_S = 90.0  # per engine
+FULL_BUDGET_S = 900.0
 
 
 def network(name: str) -> Network:
@@ -50,7 +50,7 @@ def choose(
     Raises:
         UsageError: a word that means nothing here; the message names those that do.
     """
-    chosen = tuple(dict.fromkeys(network(name).name for name in networks)) or tuple(NETWORKS)
+    chosen = tuple(dict.fromkeys(network(name).name for name in networks)) or tuple(CANONICAL)
     counts = _numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
     named = _known_words("engine", engines, known()) if engines else tuple(installed())
     if batch is not None and batch < 1:
@@ -64,10 +64,14 @@ def choose(
         modes=_known_words("mode", modes, MODES),
         batch=batch,
         quick=quick,
-        budget_s=seconds(budget) if budget else QUICK_BUDGET_S if quick else FULL_BUDGET_S,
+        budget_s=seconds(budget) if budget else _budget_s(quick, len({*named, REFERENCE})),
         seed=seed,
         variables=tuple(_variable(text, named) for text in variables),
     )
+
+
+def _budget_s(quick: bool, engines: int) -> float:
+    return engines * (QUICK_BUDGET_S if quick else FULL_BUDGET_S)
 
 
 def _words(text: str) -> list[str]:

@@ -1,8 +1,8 @@
 """The known networks: those of the 2017 survey, in one canonical form each.
 
 The survey's scripts defined some of them differently from engine to engine; these are the forms
-that they were meant to have (Shi et al., "Benchmarking State-of-the-Art Deep Learning Software
-Tools", arXiv:1608.07249, and its scripts).
+that they were meant to have, and beside them AlexNet-S as three engines ran it (Shi et al.,
+"Benchmarking State-of-the-Art Deep Learning Software Tools", arXiv:1608.07249, and its scripts).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Callable
 
 from .layers import Layer
-from .network import Builder, Network
+from .network import Builder, Network, Padding
 
 SURVEY = "arXiv:1608.07249"
 
@@ -51,25 +51,47 @@ def _perceptron(features: int, hidden: tuple[int, ...], classes: int) -> tuple[L
 
 def alexnet_s() -> Network:
     """224 x 224 images, 1000 classes; one tower, no normalisation, no dropout."""
+    net, logits = _alexnet((2, 2, 1, 1, 1))
+    net.softmax_loss(logits)
+    return _alexnet_s("", net)
+
+
+def _alexnet(
+    padding: tuple[Padding, ...], pool_padding: Padding = 0, ceil: bool = False
+) -> tuple[Builder, str]:
+    """The layers up to the logits, padded like this."""
     net = Builder()
-    x = net.input(3, 224, 224)
-    x = net.relu("relu1", net.convolution("conv1", x, 96, kernel=11, stride=4, padding=2))
-    x = net.pool("pool1", x, "max", kernel=3, stride=2)
-    x = net.relu("relu2", net.convolution("conv2", x, 256, kernel=5, padding=2))
-    x = net.pool("pool2", x, "max", kernel=3, stride=2)
-    x = net.relu("relu3", net.convolution("conv3", x, 384, kernel=3, padding=1))
-    x = net.relu("relu4", net.convolution("conv4", x, 384, kernel=3, padding=1))
-    x = net.relu("relu5", net.convolution("conv5", x, 256, kernel=3, padding=1))
-    x = net.pool("pool5", x, "max", kernel=3, stride=2)
+
+    def convolution(number: int, source: str, channels: int, kernel: int, stride: int = 1) -> str:
+        x = net.convolution(
+            f"conv{number}", source, channels, kernel, stride, padding=padding[number - 1]
+        )
+        return net.relu(f"relu{number}", x)
+
+    def pool(number: int, source: str) -> str:
+        return net.pool(
+            f"pool{number}", source, "max", kernel=3, stride=2, padding=pool_padding, ceil=ceil
+        )
+
+    x = pool(1, convolution(1, net.input(3, 224, 224), 96, kernel=11, stride=4))
+    x = pool(2, convolution(2, x, 256, kernel=5))
+    x = convolution(4, convolution(3, x, 384, kernel=3), 384, kernel=3)
+    x = pool(5, convolution(5, x, 256, kernel=3))
     x = net.relu("relu6", net.fully_connected("fc6", x, 4096))
     x = net.relu("relu7", net.fully_connected("fc7", x, 4096))
-    net.softmax_loss(net.fully_connected("fc8", x, 1000))
+    return net, net.fully_connected("fc8", x, 1000)
+
+
+def _alexnet_s(engine: str, net: Builder, momentum: float = 0.0) -> Network:
+    """The synthetic AlexNet, as meant or as it was run in an engine."""
+    as_run = f", as run in {engine}" if engine else ""
     return Network(
-        "alexnet-s",
-        f"AlexNet, synthetic data; {SURVEY}",
+        f"alexnet-s@{engine}" if engine else "alexnet-s",
+        f"AlexNet, synthetic data{as_run}; {SURVEY}",
         tuple(net.layers),
         batch=16,
         quick_batch=2,
+        momentum=momentum,
     )
 
 
@@ -111,10 +133,46 @@ def lstm() -> Network:
     )
 
 
-NETWORKS: dict[str, Callable[[], Network]] = {
+def alexnet_s_as_run_in_caffe() -> Network:
+    """No padding anywhere, and pools that count partial windows: half of the work."""
+    net, logits = _alexnet((0, 0, 0, 0, 0), ceil=True)
+    net.softmax_loss(logits)
+    return _alexnet_s("caffe", net)
+
+
+def alexnet_s_as_run_in_mxnet() -> Network:
+    """As it was wired: conv4, conv5, fc6 and fc7 were defined and never reached."""
+    net = Builder()
+    x = net.input(3, 224, 224)
+    x = net.relu("relu1", net.convolution("conv1", x, 96, kernel=11, stride=4, padding=1))
+    x = net.pool("pool1", x, "max", kernel=3, stride=2)
+    x = net.relu("relu2", net.convolution("conv2", x, 256, kernel=5, padding=1))
+    x = net.pool("pool2", x, "max", kernel=3, stride=2)
+    x = net.relu("relu3", net.convolution("conv3", x, 384, kernel=3, padding=1))
+    x = net.pool("pool5", x, "max", kernel=3, stride=2)
+    net.softmax_loss(net.fully_connected("fc8", x, 1000))
+    return _alexnet_s("mxnet", net, momentum=0.9)
+
+
+def alexnet_s_as_run_in_tensorflow() -> Network:
+    """``SAME`` padding everywhere, pools too, and a ReLU on the logits."""
+    net, logits = _alexnet(((3, 4, 3, 4), 2, 1, 1, 1), pool_padding=(0, 1, 0, 1))
+    net.softmax_loss(net.relu("relu8", logits))
+    return _alexnet_s("tensorflow", net)
+
+
+# What is run when no network is named.
+CANONICAL: dict[str, Callable[[], Network]] = {
     "fcn-s": fcn_s,
     "fcn-r": fcn_r,
     "alexnet-s": alexnet_s,
     "alexnet-r": alexnet_r,
     "lstm": lstm,
 }
+# What the survey's scripts made of them in one engine; any engine can run them.
+AS_RUN: dict[str, Callable[[], Network]] = {
+    "alexnet-s@caffe": alexnet_s_as_run_in_caffe,
+    "alexnet-s@mxnet": alexnet_s_as_run_in_mxnet,
+    "alexnet-s@tensorflow": alexnet_s_as_run_in_tensorflow,
+}
+NETWORKS = {**CANONICAL, **AS_RUN}

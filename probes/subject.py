@@ -64,6 +64,7 @@ class Subject:
         self.whole_timed: Timed | None = None
         with engine.scope(self.training):
             self.timed = self._build_kernels(data)
+            self._require_same_work(data.network.flop(data.batch, mode))
             self.whole = self._build_whole(data, mode) if whole else None
 
     def _build_kernels(self, data: NetworkData) -> dict[int, Timed]:
@@ -90,6 +91,12 @@ class Subject:
         self.warm_ns += time.perf_counter_ns() - started
         self.errors[index] = check.verify(self.engine.fetch(kernel, result))
         return call
+
+    def _require_same_work(self, flop: int) -> None:
+        """However an engine groups primitives into kernels, their flop are the definition's."""
+        own = sum(kernel.compute_flop for kernel in self.kernels)
+        if own != flop:
+            raise WrongResultError(f"the kernels have {own} flop; the definition has {flop}")
 
     def _build_whole(self, data: NetworkData, mode: str) -> WholeNetwork:
         whole = self.engine.network(data.network, mode, data)

@@ -14,6 +14,7 @@ from kernelprof.results import CaseResult, Results
 from .labels import full_name
 from .lines import printable
 from .order import networks
+from .text_engines import engines_table
 from .text_layers import layers_table
 from .text_summary import failures_table, summary_table
 from .text_table import WIDE
@@ -21,7 +22,7 @@ from .verdict import verdict
 
 
 def render(results: Results, console: Console, layers: bool = False) -> None:
-    """Print the verdict, the summary, what failed and, if asked, the layers of every case."""
+    """Print the verdict, the summary, what failed and, if asked, settings and layers."""
     if results.cases:
         console.print(summary_table(results, console.width))
         console.print()
@@ -32,6 +33,8 @@ def render(results: Results, console: Console, layers: bool = False) -> None:
         console.print()
         console.print(failures_table(results.failures))
     if layers:
+        console.print()
+        console.print(engines_table(results))
         for case in chain.from_iterable(networks(results).values()):
             console.print()
             console.print(layers_table(case, console.width))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kernelprof import cli, measure
+from kernelprof.engines import ENGINES
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.runfile import RunFile
 
@@ -100,12 +102,13 @@ def here(
     return int(ended.value.code or 0), printed.out, printed.err
 
 
+ENGINE_NAMES = ", ".join([*ENGINES, "fake"])
 NETWORK_NAMES = ", ".join(NETWORKS)
 
 BAD_WORDS = {
     "network": (("run", "vgg"), f"known: {NETWORK_NAMES}"),
-    "engine": (("run", "--engine", "caffe"), "known: numpy, torch, fake"),
-    "no engine": (("run", "--engine", ","), "known: numpy, torch, fake"),
+    "engine": (("run", "--engine", "nope"), f"known: {ENGINE_NAMES}"),
+    "no engine": (("run", "--engine", ","), f"known: {ENGINE_NAMES}"),
     "mode": (("run", "--mode", "test"), "known: infer, train"),
     "no mode": (("run", "--mode", ","), "known: infer, train"),
     "device": (("run", "--device", "cuda:0"), "known: cpu"),
@@ -138,7 +141,10 @@ BAD_WORDS = {
     "report format": (("report", "{text}", "--format", "pdf"), "known: text, json, html"),
     "no exported run": (("export", "{folder}/none.kprof", "-o", "{folder}/x"), "no such file"),
     "export format": (("export", "{text}", "--format", "xls", "-o", "x"), "known: csv, json"),
-    "installed engine": (("engines", "install", "caffe"), "known: numpy, torch, fake"),
+    "installed engine": (("engines", "install", "nope"), f"known: {ENGINE_NAMES}"),
+    "no engine to install": (("engines", "install"), "name the engines to install, or say --all"),
+    "engine to remove": (("engines", "remove", "numpy"), "makes no environment for 'numpy'"),
+    "engine to check": (("engines", "check", "torch"), "not installed: torch"),
 }
 
 
@@ -279,3 +285,20 @@ def test_a_reader_that_has_seen_enough(home):
         assert shell.stderr is not None
         shell.stdout.close()
         assert shell.stderr.read() == b""
+
+
+def test_engines_are_checked_against_the_oracle(home):
+    done = in_a_shell(home, "engines", "check", "numpy")
+    assert done.returncode == 0
+    assert re.search(r"numpy +[\d.]+ +1 14 of 14 +\d\.\de-\d\d -", done.stdout)
+
+
+def test_a_check_names_what_fails(home):
+    with (home / "engines.toml").open("a") as table:
+        table.write('variables = { FAKE_WRONG = "gemm" }\n')
+    done = in_a_shell(home, "engines", "check")
+    assert done.returncode == 1
+    assert "fake: gemm m=64 n=48 k=32" in done.stderr
+    assert "not installed: torch, tensorflow, mxnet, caffe, cntk; `kernelprof engines install" in (
+        done.stderr
+    )

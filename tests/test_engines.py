@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import sys
-import zipfile
+from pathlib import Path
 
 import pytest
 
-from kernelprof import engines
+from kernelprof import debian, engines
 from kernelprof.engines import (
     ENGINES,
     EngineSpec,
+    VirtualEnvironment,
     configured,
     environment,
     home,
-    install,
+    installed,
     known,
+    stamp,
 )
-from kernelprof.errors import KernelprofError, UsageError
-
-WHEEL = "tiny_engine-1.0-py3-none-any.whl"
-METADATA = "Metadata-Version: 2.1\nName: tiny-engine\nVersion: 1.0\n"
-TAGS = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+from kernelprof.errors import UsageError
+from kernelprof.install import install
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KERNELPROF_HOME", str(tmp_path))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
     return tmp_path
-
-
-@pytest.fixture
-def tiny(folder, monkeypatch):
-    """An engine whose only package is a file beside it."""
-    wheel = folder / WHEEL
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("tiny_engine.py", "VALUE = 42\n")
-        archive.writestr("tiny_engine-1.0.dist-info/METADATA", METADATA)
-        archive.writestr("tiny_engine-1.0.dist-info/WHEEL", TAGS)
-        archive.writestr("tiny_engine-1.0.dist-info/RECORD", "")
-    spec = EngineSpec("tiny", "Tiny", (str(wheel),))
-    monkeypatch.setitem(ENGINES, "tiny", spec)
-    return spec
 
 
 def write(folder, text):
@@ -84,13 +68,17 @@ class TestConfigured:
         assert (found.python, found.adapter) == ("/bin/sh", "torch")
         assert known() == list(ENGINES)
 
+    def test_where_its_libraries_lie(self, folder):
+        write(folder, '[torch]\npython = "/bin/sh"\nlibrary_path = "/opt/lib"\n')
+        assert environment("torch").variables == {"LD_LIBRARY_PATH": "/opt/lib"}
+
     @pytest.mark.parametrize(
         ("text", "complaint"),
         [
             ("[torch\n", "line 1"),
             ('[torch]\npython = "/nonexistent/python"\n', "no program that can be run"),
             ('torch = "/bin/sh"\n', "no program that can be run"),
-            ("[mine]\n", "adapter = 'mine' is no file, nor one of numpy, torch"),
+            ("[mine]\n", "adapter = 'mine' is no file, nor one of numpy, torch, tensorflow"),
             ('[mine]\nadapter = "/nonexistent/mine.py"\n', "is no file"),
         ],
     )
@@ -110,49 +98,58 @@ class TestEnvironment:
 
     def test_an_unknown_engine_lists_the_known_ones(self, folder):
         write(folder, '[mine]\nadapter = "numpy"\n')
-        with pytest.raises(UsageError, match="unknown engine 'caffe'; known: numpy, torch, mine"):
-            environment("caffe")
+        with pytest.raises(UsageError, match=r"unknown engine 'nope'; known: .*, mine"):
+            environment("nope")
 
-    def test_half_an_environment_is_none(self, folder, tiny):
+    def test_half_an_environment_is_none(self, folder, monkeypatch):
+        spec = EngineSpec("tiny", "Tiny", VirtualEnvironment(("tiny==1",)))
+        monkeypatch.setitem(ENGINES, "tiny", spec)
         assert environment("tiny") is None
         python = folder / "engines" / "tiny" / "bin" / "python"
         python.parent.mkdir(parents=True)
         python.symlink_to(sys.executable)
         assert environment("tiny") is None
-        (folder / "engines" / "tiny" / "complete.txt").write_text("python 2.7\nsomething else\n")
+        complete = folder / "engines" / "tiny" / "complete.txt"
+        complete.write_text("python 2.7\nsomething else\n")
         assert environment("tiny") is None
+        complete.write_text(stamp(spec))
+        assert environment("tiny").python == str(python)
+
+    def test_half_a_debian_root_is_none(self, folder, monkeypatch):
+        monkeypatch.setattr(debian, "find", lambda tool, home: f"/usr/bin/{tool}")
+        for name in ("caffe", "cntk"):
+            complete = folder / "engines" / name / "complete.txt"
+            complete.parent.mkdir(parents=True)
+            complete.write_text(stamp(ENGINES[name]))
+        assert installed() == ["numpy"]
+        (folder / "debian-11.complete.txt").write_text("\n".join(debian.PACKAGES))
+        assert installed() == ["numpy", "caffe", "cntk"]
 
 
-class TestInstall:
-    """Environments are made whole or not at all."""
+class TestCommand:
+    """How an interpreter is started."""
 
-    def test_an_environment_is_made_once(self, folder, tiny, monkeypatch):
-        lines = []
-        left = folder / "engines" / "tiny" / "left-behind"
-        left.parent.mkdir(parents=True)
-        left.touch()
-        assert install("tiny", lines.append) is True
-        assert not left.exists()
-        assert lines[0] == f"tiny: making {folder / 'engines' / 'tiny'}"
-        assert any("Successfully installed" in line for line in lines)
-        found = environment("tiny")
-        assert found.python == str(folder / "engines" / "tiny" / "bin" / "python")
-        assert list((folder / "engines" / "tiny").glob("lib/*/site-packages/tiny_engine.py"))
-        assert install("tiny", lines.append) is False
-        # Another version of the packages is another environment.
-        monkeypatch.setitem(ENGINES, "tiny", EngineSpec("tiny", "Tiny", ("tiny-engine==2",)))
-        assert environment("tiny") is None
+    def test_shut_off_from_the_users_own_code(self, folder):
+        command = environment("numpy").command(Path("/probes/boot.py"))
+        assert command == [sys.executable, "-I", "-B", "/probes/boot.py"]
 
-    def test_what_pip_refuses_is_not_there(self, folder, tiny, monkeypatch):
-        monkeypatch.setitem(ENGINES, "tiny", EngineSpec("tiny", "Tiny", ("no-such-engine==1",)))
-        with pytest.raises(KernelprofError, match="no-such-engine") as refusal:
-            install("tiny", lambda line: None)
-        assert "run `kernelprof engines install tiny` again" in str(refusal.value)
-        assert environment("tiny") is None
-
-    def test_an_unknown_engine(self, folder):
-        with pytest.raises(UsageError, match="unknown engine 'caffe'"):
-            install("caffe", lambda line: None)
+    def test_in_the_debian_root(self, folder, monkeypatch):
+        monkeypatch.setattr(debian, "find", lambda tool, home: f"/usr/bin/{tool}")
+        (folder / "debian-11.complete.txt").write_text("\n".join(debian.PACKAGES))
+        complete = folder / "engines" / "cntk" / "complete.txt"
+        complete.parent.mkdir(parents=True)
+        complete.write_text(stamp(ENGINES["cntk"]))
+        cntk = environment("cntk")
+        *root, python, e, s, b, boot = cntk.command(Path("/probes/boot.py"))
+        assert (python, e, s, b, boot) == ("python2.7", "-E", "-s", "-B", "/mnt/boot.py")
+        assert root[0] == "/usr/bin/bwrap"
+        binds = {tuple(root[i + 1 : i + 3]) for i, word in enumerate(root) if word == "--ro-bind"}
+        assert (str(folder / "debian-11"), "/") in binds
+        assert ("/probes", "/mnt") in binds
+        assert (str(complete.parent), "/usr/local/lib/python2.7/dist-packages") in binds
+        assert cntk.variables["LD_LIBRARY_PATH"].startswith(
+            "/usr/local/lib/python2.7/dist-packages/cntk/libs:"
+        )
 
 
 def test_names_agree_with_their_keys():

@@ -8,10 +8,10 @@ import pytest
 
 from kernelprof.plan import CALIBRATION_DEPTHS, Case, Options, chain, groups, needed_bytes
 from kernelprof.probes.network import INFER, MODES, TRAIN
-from kernelprof.probes.networks import NETWORKS
+from kernelprof.probes.networks import CANONICAL
 
 OPTIONS = Options(
-    networks=tuple(NETWORKS),
+    networks=tuple(CANONICAL),
     engines=("torch",),
     placements=((0,), (0, 1)),
     modes=MODES,
@@ -19,7 +19,7 @@ OPTIONS = Options(
     quick=False,
     budget_s=60.0,
 )
-ALL = [make() for make in NETWORKS.values()]
+ALL = [make() for make in CANONICAL.values()]
 
 
 def planned(**changed):
@@ -37,8 +37,8 @@ def test_calibration_comes_first_at_each_placement():
 
 def test_light_networks_come_before_heavy_ones():
     rest = [group for group in planned() if not group.calibration]
-    assert {group.network.name for group in rest} == set(NETWORKS)
-    assert len(rest) == 2 * len(NETWORKS)
+    assert {group.network.name for group in rest} == set(CANONICAL)
+    assert len(rest) == 2 * len(CANONICAL)
     needs = [needed_bytes(group, "numpy") for group in rest]
     assert needs == sorted(needs)
     for first, second in zip(rest[::2], rest[1::2], strict=True):
@@ -86,7 +86,7 @@ def test_titles():
 
 def group_of(name, **changed):
     chosen = dataclasses.replace(OPTIONS, placements=((0,),), **changed)
-    return groups(chosen, [NETWORKS[name]()])[-1]
+    return groups(chosen, [CANONICAL[name]()])[-1]
 
 
 def held_bytes(group):
@@ -106,7 +106,7 @@ def held_bytes(group):
     return arrays + (2 * weights if TRAIN in modes else 0)  # and gradients, and velocity
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", CANONICAL)
 @pytest.mark.parametrize("engine", ["torch", "numpy"])
 @pytest.mark.parametrize("modes", [(INFER,), (TRAIN,), MODES])
 def test_memory_is_estimated_from_above_and_grows_with_the_batch(name, engine, modes):
@@ -119,7 +119,7 @@ def test_memory_is_estimated_from_above_and_grows_with_the_batch(name, engine, m
 
 
 def test_training_needs_more_than_inference():
-    for name in NETWORKS:
+    for name in CANONICAL:
         infer, train = (needed_bytes(group_of(name, modes=(m,)), "torch") for m in MODES)
         assert train > infer
 

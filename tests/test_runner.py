@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from kernelprof.engines import ENGINES
 from kernelprof.errors import UsageError
 from kernelprof.machine import usable_cpus
-from kernelprof.probes.networks import NETWORKS
+from kernelprof.probes.networks import CANONICAL
 from kernelprof.runfile import RunFile
 from kernelprof.runner import choose, open_run, seconds
 
@@ -261,10 +260,10 @@ class TestChoose:
     def test_what_is_not_said(self, tmp_path, monkeypatch):
         monkeypatch.setenv("KERNELPROF_HOME", str(tmp_path))
         options = choose([], None, None, None, "infer,train", None, None, False, 1, [])
-        assert options.networks == tuple(NETWORKS)
-        assert options.engines == tuple(n for n in ENGINES if not ENGINES[n].packages)
+        assert options.networks == tuple(CANONICAL)
+        assert options.engines == ("numpy",)
         assert {len(cpus) for cpus in options.placements} == {1, len(usable_cpus())}
-        assert options.budget_s == 1800
+        assert options.budget_s == 900
 
     def test_a_word_said_twice_counts_once(self):
         options = choose(
