@@ -6,32 +6,23 @@ import json
 import shlex
 import sqlite3
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kernelprof import __version__, runner
+from kernelprof import __version__, cli_engines, runner
 from kernelprof.analysis import case_results, failures, results
-from kernelprof.enginecheck import check
-from kernelprof.engines import ENGINES, configured, environment, installed, known
+from kernelprof.console import err, out
 from kernelprof.errors import KernelprofError, UsageError
 from kernelprof.export import EXPORTS, export
-from kernelprof.install import install, remove
-from kernelprof.machine import usable_cpus
 from kernelprof.measure import Report, sole_measurement
 from kernelprof.plan import Group, Options
 from kernelprof.probes.network import INFER, TRAIN
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.reports import FORMATS
-from kernelprof.reports.checks import checks_table
 from kernelprof.reports.decomposition import decompose, networks_table
 from kernelprof.reports.lines import case_header, case_line, failure_line
 from kernelprof.reports.text import render
@@ -45,11 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-engines_app = typer.Typer(help="The engines: what is installed, and how to get the rest.")
-app.add_typer(engines_app, name="engines")
-
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+app.add_typer(cli_engines.app, name="engines")
 
 
 # What typer raises for a word that it cannot make sense of; it exports only this child of it.
@@ -326,119 +313,6 @@ def export_command(
         raise UsageError(f"unknown format {format_!r}; known: {', '.join(EXPORTS)}")
     export(RunFile.open(run), format_, output)
     err.print(f"wrote {output}", soft_wrap=True)
-
-
-@engines_app.command("list")
-def engines_list() -> None:
-    """List the engines, and where each one's interpreter is.
-
-    Example: kernelprof engines list
-    """
-    own = configured()
-    for name in known():
-        found = environment(name)
-        where = found.where if found else f"not installed: `kernelprof engines install {name}`"
-        title = ENGINES[name].title if name in ENGINES else "yours"
-        note = " (engines.toml)" if name in own else ""
-        out.print(f"{name:<12} {title:<32} {where}{note}", soft_wrap=True)
-
-
-@engines_app.command("install")
-def engines_install(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="See `engines list`.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every engine that is known.")] = False,
-) -> None:
-    """Make the environments of engines; what is there already stays.
-
-    Example: kernelprof engines install --all
-    """
-    chosen = list(ENGINES) if every else list(dict.fromkeys(names or []))
-    if not chosen:
-        raise UsageError("name the engines to install, or say --all; known: " + ", ".join(known()))
-    for name in chosen:
-        environment(name)  # every name is checked before anything is made
-    failed = [name for name, error in _install_together(chosen) if error is not None]
-    if failed:
-        raise KernelprofError(f"not installed: {', '.join(failed)}; the reasons stand above")
-
-
-def _install_together(names: list[str]) -> Iterator[tuple[str, KernelprofError | None]]:
-    """Make environments at the same time: most of the work is waiting for the network."""
-    with (
-        Progress(TextColumn("{task.description}"), console=err, transient=True) as progress,
-        ThreadPoolExecutor(len(names)) as pool,
-    ):
-        started = {}
-        for name in names:
-            task = progress.add_task(f"{name}: waiting")
-            tell = partial(_tell, progress, task, name)
-            started[pool.submit(install, name, tell)] = name, task
-        for done in as_completed(started):
-            name, task = started[done]
-            progress.remove_task(task)
-            error = done.exception()
-            if isinstance(error, KernelprofError):
-                err.print(f"{name}: {error}", markup=False, soft_wrap=True)
-                yield name, error
-                continue
-            found = environment(name)
-            how = "installed" if done.result() else "is there"
-            out.print(f"{name}: {how}, {found.where if found else ''}", soft_wrap=True)
-            yield name, None
-
-
-def _tell(progress: Progress, task: TaskID, name: str, what: str) -> None:
-    progress.update(task, description=escape(f"{name}: {what}"))
-
-
-@engines_app.command("remove")
-def engines_remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="See `engines list`.")],
-) -> None:
-    """Delete the environments of engines.
-
-    Example: kernelprof engines remove tensorflow
-    """
-    for name in names:
-        there = remove(name)
-        out.print(f"{name}: {'removed' if there else 'was not installed'}")
-
-
-@engines_app.command("check")
-def engines_check(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all installed.")
-    ] = None,
-) -> None:
-    """Start each engine and run every primitive once against the oracle.
-
-    Example: kernelprof engines check torch
-    """
-    chosen = names or installed()
-    environments = {name: environment(name) for name in chosen}
-    for name, found in environments.items():
-        if found is None:
-            raise UsageError(f"not installed: {name}; run `kernelprof engines install {name}`")
-    checks = []
-    for name, found in environments.items():
-        assert found is not None
-        with err.status(f"{name}: checking"):
-            checks.append(check(found, usable_cpus()[:1]))
-    out.print(checks_table(checks))
-    for failed in checks:
-        for what, why in failed.failures.items():
-            err.print(f"{failed.engine}: {what}: {why}", markup=False, soft_wrap=True)
-    missing = [name for name in ENGINES if name not in installed()]
-    if missing and not names:
-        err.print(
-            f"not installed: {', '.join(missing)}; "
-            f"`kernelprof engines install {' '.join(missing)}`",
-            soft_wrap=True,
-        )
-    if not all(one.works for one in checks):
-        raise SystemExit(1)
 
 
 def _print_json(value: object) -> None:

@@ -1,0 +1,135 @@
+"""The command line's ``engines``: list, install, check, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress, TaskID, TextColumn
+
+from kernelprof.console import err, out
+from kernelprof.enginecheck import check
+from kernelprof.engines import ENGINES, configured, environment, installed, known
+from kernelprof.errors import KernelprofError, UsageError
+from kernelprof.install import install, remove
+from kernelprof.machine import usable_cpus
+from kernelprof.reports.checks import checks_table
+
+app = typer.Typer(help="The engines: what is installed, and how to get the rest.")
+
+
+@app.command("list")
+def list_() -> None:
+    """List the engines, and where each one's interpreter is.
+
+    Example: kernelprof engines list
+    """
+    own = configured()
+    for name in known():
+        found = environment(name)
+        where = found.where if found else f"not installed: `kernelprof engines install {name}`"
+        title = ENGINES[name].title if name in ENGINES else "yours"
+        note = " (engines.toml)" if name in own else ""
+        out.print(f"{name:<12} {title:<32} {where}{note}", soft_wrap=True)
+
+
+@app.command("install")
+def install_(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="See `engines list`.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every engine that is known.")] = False,
+) -> None:
+    """Make the environments of engines; what is there already stays.
+
+    Example: kernelprof engines install --all
+    """
+    chosen = list(ENGINES) if every else list(dict.fromkeys(names or []))
+    if not chosen:
+        raise UsageError("name the engines to install, or say --all; known: " + ", ".join(known()))
+    for name in chosen:
+        environment(name)  # every name is checked before anything is made
+    failed = [name for name, error in _install_together(chosen) if error is not None]
+    if failed:
+        raise KernelprofError(f"not installed: {', '.join(failed)}; the reasons stand above")
+
+
+def _install_together(names: list[str]) -> Iterator[tuple[str, KernelprofError | None]]:
+    """Make environments at the same time: most of the work is waiting for the network."""
+    with (
+        Progress(TextColumn("{task.description}"), console=err, transient=True) as progress,
+        ThreadPoolExecutor(len(names)) as pool,
+    ):
+        started = {}
+        for name in names:
+            task = progress.add_task(f"{name}: waiting")
+            tell = partial(_tell, progress, task, name)
+            started[pool.submit(install, name, tell)] = name, task
+        for done in as_completed(started):
+            name, task = started[done]
+            progress.remove_task(task)
+            error = done.exception()
+            if isinstance(error, KernelprofError):
+                err.print(f"{name}: {error}", markup=False, soft_wrap=True)
+                yield name, error
+                continue
+            found = environment(name)
+            how = "installed" if done.result() else "is there"
+            out.print(f"{name}: {how}, {found.where if found else ''}", soft_wrap=True)
+            yield name, None
+
+
+def _tell(progress: Progress, task: TaskID, name: str, what: str) -> None:
+    progress.update(task, description=escape(f"{name}: {what}"))
+
+
+@app.command("remove")
+def remove_(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="See `engines list`.")],
+) -> None:
+    """Delete the environments of engines.
+
+    Example: kernelprof engines remove tensorflow
+    """
+    for name in names:
+        there = remove(name)
+        out.print(f"{name}: {'removed' if there else 'was not installed'}")
+
+
+@app.command("check")
+def check_(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all installed.")
+    ] = None,
+) -> None:
+    """Start each engine and run every primitive once against the oracle.
+
+    Example: kernelprof engines check torch
+    """
+    chosen = names or installed()
+    environments = {name: environment(name) for name in chosen}
+    for name, found in environments.items():
+        if found is None:
+            raise UsageError(f"not installed: {name}; run `kernelprof engines install {name}`")
+    checks = []
+    for name, found in environments.items():
+        assert found is not None
+        with err.status(f"{name}: checking"):
+            checks.append(check(found, usable_cpus()[:1]))
+    out.print(checks_table(checks))
+    for failed in checks:
+        for what, why in failed.failures.items():
+            err.print(f"{failed.engine}: {what}: {why}", markup=False, soft_wrap=True)
+    missing = [name for name in ENGINES if name not in installed()]
+    if missing and not names:
+        err.print(
+            f"not installed: {', '.join(missing)}; "
+            f"`kernelprof engines install {' '.join(missing)}`",
+            soft_wrap=True,
+        )
+    if not all(one.works for one in checks):
+        raise SystemExit(1)
