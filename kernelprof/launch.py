@@ -15,6 +15,7 @@ from kernelprof.engines import Environment, home
 from kernelprof.errors import WorkerError
 from kernelprof.probes import boot
 from kernelprof.probes.wire import Channel, Message
+from kernelprof.python27 import write_package
 
 START_TIMEOUT_S = 180.0
 STDERR_TAIL_LINES = 12
@@ -174,8 +175,6 @@ def _boot(environment: Environment) -> Path:
     here = Path(boot.__file__).resolve()
     if not environment.python27:
         return here
-    from kernelprof.python27 import write_package
-
     return write_package(here.parent, home() / "probes-2.7")
 
 

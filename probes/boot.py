@@ -8,38 +8,25 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.util
 import os
 import signal
 import sys
+import types
 
 PACKAGE = "kernelprof_probes"
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Load the package, start the engine, answer requests."""
+    """Load the package and let it serve."""
     adapter, requests, answers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     _die_with_parent()
     folder = os.path.dirname(os.path.abspath(__file__))
-    spec = importlib.util.spec_from_file_location(
-        PACKAGE, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    package = importlib.util.module_from_spec(spec)
+    sys.path[:] = [path for path in sys.path if path != folder]  # there without -I (Python 2.7)
+    package = types.ModuleType(PACKAGE)
+    package.__path__ = [folder]
     sys.modules[PACKAGE] = package
-    spec.loader.exec_module(package)
-    wire = importlib.import_module(f"{PACKAGE}.wire")
-    channel = wire.Channel(os.fdopen(requests, "rb"), os.fdopen(answers, "wb"))
-    try:
-        engine = importlib.import_module(f"{PACKAGE}.engine").start(adapter)
-        worker = importlib.import_module(f"{PACKAGE}.worker").Worker(engine)
-    except ImportError as error:
-        channel.send({"failure": {"kind": "no_engine", "reason": str(error)}})
-        return
-    channel.send({"ok": {}})
-    worker.serve(channel)
+    importlib.import_module(PACKAGE + ".session").serve(adapter, requests, answers)
 
 
 def _die_with_parent() -> None:

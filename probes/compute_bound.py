@@ -60,7 +60,7 @@ class Gemm(Primitive):
 
     @property
     def sizes(self) -> str:
-        options = short(trans_a=self.trans_a, trans_b=self.trans_b)
+        options = short({"trans_a": self.trans_a, "trans_b": self.trans_b})
         return f"m={self.m} n={self.n} k={self.k}{options}"
 
     def flop(self, pass_: str) -> int:
@@ -152,10 +152,12 @@ class Conv2d(Primitive):
     @property
     def sizes(self) -> str:
         options = short(
-            stride=self.stride if self.stride != (1, 1) else 0,
-            pad=self.padding if any(self.padding) else 0,
-            dilation=self.dilation if self.dilation != (1, 1) else 0,
-            groups=self.groups if self.groups > 1 else 0,
+            {
+                "stride": self.stride if self.stride != (1, 1) else 0,
+                "pad": self.padding if any(self.padding) else 0,
+                "dilation": self.dilation if self.dilation != (1, 1) else 0,
+                "groups": self.groups if self.groups > 1 else 0,
+            }
         )
         image = f"{self.batch}x{self.in_channels}x{self.height}x{self.width}"
         kernel = "x".join(map(str, self.kernel))

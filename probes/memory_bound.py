@@ -148,10 +148,10 @@ class Pool2d(Primitive):
 
     @property
     def sizes(self) -> str:
-        options = short(pad=self.padding if any(self.padding) else 0, ceil=self.ceil)
+        options = short({"pad": self.padding if any(self.padding) else 0, "ceil": self.ceil})
         image = f"{self.batch}x{self.channels}x{self.height}x{self.width}"
         kernel = "x".join(map(str, self.kernel))
-        return f"{self.function} {image}, {kernel}{short(stride=self.stride)}{options}"
+        return f"{self.function} {image}, {kernel}{short({'stride': self.stride})}{options}"
 
     def flop(self, pass_: str) -> int:
         return self.batch * self.channels * product(self.extent) * product(self.kernel)
@@ -238,7 +238,7 @@ class BatchNorm(Primitive):
 
     @property
     def sizes(self) -> str:
-        options = short(training=self.training)
+        options = short({"training": self.training})
         return f"{self.batch}x{self.channels}x{self.positions}{options}"
 
     def flop(self, pass_: str) -> int:
@@ -395,7 +395,7 @@ class SgdUpdate(Primitive):
 
     @property
     def sizes(self) -> str:
-        return f"{self.elements}{short(momentum=self.momentum)}"
+        return f"{self.elements}{short({'momentum': self.momentum})}"
 
     def flop(self, pass_: str) -> int:
         return (4 if self.momentum else 2) * self.elements

@@ -39,7 +39,8 @@ class NumpyNetwork(WholeNetwork):
             for primitives in self.primitives.values()
             for primitive in primitives
             for name in primitive.reads[FORWARD]
-            if (array := data.fixed(primitive, name)) is not None
+            for array in [data.fixed(primitive, name)]
+            if array is not None
         }
         self.parameters = sum(array.size for array in self.trained.values())
 

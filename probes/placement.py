@@ -112,5 +112,6 @@ def openblas_threads() -> int | None:
 
 def _loaded_libraries(name: str) -> list[str]:
     lines = Path("/proc/self/maps").read_text().splitlines()
-    paths = {line.split(maxsplit=5)[5] for line in lines if len(line.split(maxsplit=5)) == 6}
+    entries = [line.split(None, 5) for line in lines]
+    paths = {entry[5] for entry in entries if len(entry) == 6}
     return sorted(path for path in paths if name in Path(path).name)

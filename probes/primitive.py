@@ -139,7 +139,7 @@ class Primitive:
         return {"kind": self.kind, **asdict(self)}
 
 
-def short(**options: object) -> str:
+def short(options: dict[str, object]) -> str:
     """Options that are set, as they stand in labels; pairs of equal numbers are said once."""
     words = []
     for name, value in options.items():

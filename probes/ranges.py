@@ -7,7 +7,7 @@ of a microsecond there, and nothing in a sample.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 DOMAIN = "kernelprof"
@@ -23,12 +23,10 @@ class Ranges:
     @contextmanager
     def range(self, *names: str) -> Iterator[None]:
         """Ranges of these names around the body, the first outermost."""
-        if self._nvtx is None:
+        if self._nvtx is None or not names:
             yield
             return
-        with ExitStack() as stack:
-            for name in names:
-                stack.enter_context(self._annotation(name))
+        with self._annotation(names[0]), self.range(*names[1:]):
             yield
 
     def _annotation(self, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain as joined
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from kernelprof.probes.memory_bound import (
     SoftmaxLoss,
 )
 from kernelprof.probes.network import MODES, Builder, Network
-from kernelprof.probes.networks import NETWORKS
+from kernelprof.probes.networks import AS_RUN, CANONICAL, NETWORKS
 from kernelprof.probes.placement import parse_cpus
 from kernelprof.probes.primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Primitive
 from kernelprof.probes.primitives import PRIMITIVES
@@ -215,8 +216,13 @@ def test_joint_passes_of_an_lstm_agree_with_the_oracle(worker: Worker) -> None:
         assert refused.value.kind == "unsupported"
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", [*NETWORKS, "branching"])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *product([*CANONICAL, "branching"], MODES),
+        *product(AS_RUN, ["infer"]),
+    ],
+)
 def test_network_agrees_with_the_oracle(worker: Worker, name: str, mode: str) -> None:
     """The output; or the loss and the gradient of every parameter."""
     network = NETWORKS[name]() if name in NETWORKS else branching_network()
@@ -229,7 +235,7 @@ def test_network_agrees_with_the_oracle(worker: Worker, name: str, mode: str) ->
     assert max(errors.values()) < TOLERANCE, errors
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "branching"])
+@pytest.mark.parametrize("name", [*CANONICAL, "branching"])
 def test_training_moves_the_weights_as_the_oracle_does(worker: Worker, name: str) -> None:
     """Same data, loss and arithmetic of the optimizer; two steps show the momentum."""
     network = small_instance(NETWORKS[name]()) if name in NETWORKS else branching_network()
