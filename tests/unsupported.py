@@ -1,8 +1,19 @@
 """What an engine truly cannot do: the sample of the contract test, and what its refusal says."""
 
 UNSUPPORTED: dict[str, dict[str, str]] = {
-    "tensorflow": {},
-    "mxnet": {},
-    "caffe": {},
-    "cntk": {},
+    "tensorflow": {"lrn 3x5x1 size=4": "no window of 4 channels"},
+    "mxnet": {
+        "lrn 3x5x1 size=4": "LRN window of an even number",
+        "lrn 1x1x1 size=5": "LRN gradient of one channel of one pixel",
+    },
+    "caffe": {
+        "gemm m=37 n=41 k=43 trans_a": "transposes its input",
+        "gemm m=37 n=41 k=43 trans_a trans_b": "transposes its input",
+        "gemm m=1 n=1 k=1 trans_a + bias 1x1x1": "transposes its input",
+        "lrn 3x5x1 size=4": "odd size",
+    },
+    "cntk": {
+        "conv2d 3x6x7x11 to 9, 2x3 stride=1x2 pad=0x1x1x1 dilation=2x1 groups=3": "dilated",
+        "conv2d 2x5x13x11 to 5, 3x3 pad=2 dilation=2 groups=5": "dilated",
+    },
 }
