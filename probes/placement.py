@@ -41,16 +41,17 @@ def run_ns() -> dict[int, int]:
 
 
 def pin_busiest(cpus: tuple[int, ...], before: dict[int, int]) -> None:
-    """Give each of the busiest threads a CPU of its own; the calling one gets the first.
+    """Give each of the busiest threads a CPU of its own; the calling one, if busy, the first.
 
     Busiest are those that ran most since ``before``, as many as there are CPUs: the members of
-    the engine's pool.  Left free, two of them may wake up on one CPU and stay there for several
-    milliseconds.  The other threads keep all CPUs.
+    the engine's pool, to which the calling thread need not belong (MXNet computes on others).
+    Left free, two of them may wake up on one CPU and stay there for several milliseconds.  The
+    other threads keep all CPUs.
     """
     main = os.getpid()
-    ran = {tid: ns - before.get(tid, 0) for tid, ns in run_ns().items() if tid != main}
-    busiest = [main, *sorted(ran, key=lambda tid: -ran[tid])]
-    for tid, cpu in zip(busiest, cpus):
+    ran = {tid: ns - before.get(tid, 0) for tid, ns in run_ns().items()}
+    busiest = sorted(ran, key=lambda tid: -ran[tid])[: len(cpus)]
+    for tid, cpu in zip(sorted(busiest, key=lambda tid: tid != main), cpus):
         _allow(tid, {cpu})
 
 
