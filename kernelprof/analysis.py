@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from kernelprof.engines import REFERENCE
 from kernelprof.prediction import CallCost, Rounds, call_cost, predict
-from kernelprof.probes.network import Network
+from kernelprof.probes.network import TRAIN, Network
+from kernelprof.probes.primitive import Primitive
 from kernelprof.results import (
     CaseResult,
     FailureResult,
     KernelResult,
     LayerResult,
+    PrimitiveResult,
+    Ratio,
     Results,
 )
 from kernelprof.runfile import WHOLE, RunFile, StoredCase, StoredKernel
-from kernelprof.statistics import estimate
+from kernelprof.statistics import estimate, median_interval
 
 Placement = tuple[str, tuple[int, ...], str]  # engine, CPUs, mode
+# By thread count: the seconds that a pass of a primitive takes at least on this machine.
+Rooflines = Mapping[int, Callable[[Primitive, str], float]]
 
 
 def results(run: RunFile) -> Results:
@@ -35,6 +40,7 @@ def results(run: RunFile) -> Results:
         engines=_engines(run),
         cases=tuple(case_results(run)),
         failures=tuple(failures(run)),
+        primitives=tuple(primitive_results(run)),
     )
 
 
@@ -174,16 +180,94 @@ def _kernel_result(kernel: StoredKernel, rounds: Rounds) -> KernelResult:
     )
 
 
+def primitive_results(
+    run: RunFile, primitive: str | None = None, rooflines: Rooflines | None = None
+) -> Iterable[PrimitiveResult]:
+    """What a bench measured, all or of one primitive, in the order of the plan."""
+    cases = run.cases()
+    definitions = run.networks()
+    for stored in cases:
+        wanted = primitive is None or stored.case.network == primitive
+        rounds = run.call_ns(stored.id) if wanted and _stands_alone(run, stored) else {}
+        if not rounds or stored.id in run.failures():
+            continue
+        definition = Network.from_json(definitions[stored.case.network])
+        roofline = (rooflines or {}).get(stored.case.threads)
+        reference = _reference_of(stored, cases)
+        for kernel in run.kernels(stored.id):
+            if kernel.failure is None:
+                speedup = _speedup(run, kernel, rounds, reference) if reference else None
+                ceiling_s = _ceiling_s(definition, kernel, roofline) if roofline else None
+                yield _primitive_result(stored, kernel, rounds, speedup, ceiling_s)
+
+
+def _stands_alone(run: RunFile, stored: StoredCase) -> bool:
+    """Whether a case is of a bench, and of an engine that was asked for."""
+    options = run.meta("options")
+    return bool(options.get("primitives")) and stored.case.engine in options["engines"]
+
+
+def _ceiling_s(
+    definition: Network, kernel: StoredKernel, roofline: Callable[[Primitive, str], float]
+) -> float | None:
+    """What the passes of a kernel take at least; None where nothing bounds them."""
+    (primitive,) = definition.primitives(definition.layer(kernel.layer), 1, TRAIN)
+    return sum(roofline(primitive, pass_) for pass_ in kernel.passes) or None
+
+
+def _primitive_result(
+    stored: StoredCase,
+    kernel: StoredKernel,
+    rounds: Rounds,
+    speedup: Ratio | None,
+    ceiling_s: float | None,
+) -> PrimitiveResult:
+    case = stored.case
+    return PrimitiveResult(
+        primitive=case.network,
+        engine=case.engine,
+        device=case.device,
+        threads=case.threads,
+        cpus=case.cpus,
+        mode=case.mode,
+        passes=kernel.passes,
+        seconds=estimate([sample[kernel.place] * 1e-9 for sample in rounds.values()]),
+        speedup=speedup,
+        ceiling_s=ceiling_s,
+        flop=kernel.flop,
+        least_bytes=kernel.least_bytes,
+        compute_bound=kernel.compute_flop > 0,
+        rounds=len(rounds),
+        stopped_by=stored.stopped_by or "",
+    )
+
+
+def _speedup(
+    run: RunFile, kernel: StoredKernel, rounds: Rounds, reference: StoredCase
+) -> Ratio | None:
+    """How many times the reference takes as long for the same passes, in rounds that both have."""
+    same = [k for k in run.kernels(reference.id) if set(k.passes) <= set(kernel.passes)]
+    covered = {pass_ for k in same if k.failure is None for pass_ in k.passes}
+    others = run.call_ns(reference.id)
+    paired = [(others[round_], sample) for round_, sample in rounds.items() if round_ in others]
+    if covered != set(kernel.passes) or not paired:
+        return None
+    ratios = [sum(other[k.place] for k in same) / own[kernel.place] for other, own in paired]
+    return Ratio(*median_interval(ratios))
+
+
 def failures(run: RunFile) -> Iterable[FailureResult]:
-    """The cases that failed, in the order of the plan."""
+    """The cases that failed, and of a bench the passes that did, in the order of the plan."""
     found = run.failures()
     for stored in run.cases():
+        case = stored.case
+        what = case.network, case.engine, case.threads, case.batch, case.mode
         if stored.id in found:
-            case = stored.case
-            yield FailureResult(
-                *(case.network, case.engine, case.threads, case.batch, case.mode),
-                *found[stored.id],
-            )
+            yield FailureResult(*what, *found[stored.id])
+        elif _stands_alone(run, stored):
+            for kernel in run.kernels(stored.id):
+                if kernel.failure is not None:
+                    yield FailureResult(*what, *kernel.failure, kernel.passes)
 
 
 def _engines(run: RunFile) -> dict[str, dict[str, Any]]:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sqlite3
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kernelprof import __version__, cli_engines, runner
-from kernelprof.analysis import case_results, failures, results
+from kernelprof import __version__, cli_bench, cli_engines, cli_measure, runner
+from kernelprof.analysis import results
 from kernelprof.console import err, out
 from kernelprof.errors import KernelprofError, UsageError
 from kernelprof.export import EXPORTS, export
-from kernelprof.measure import Report, sole_measurement
-from kernelprof.plan import Group, Options
 from kernelprof.probes.network import INFER, TRAIN
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.reports import FORMATS
 from kernelprof.reports.decomposition import decompose, networks_table
-from kernelprof.reports.lines import case_header, case_line, failure_line
 from kernelprof.reports.text import render
 from kernelprof.results import Results
 from kernelprof.runfile import RunFile
@@ -163,96 +157,10 @@ def run(
     options = runner.choose(
         network or [], engine, threads, cpus, mode, batch, budget, quick, seed, env or []
     )
-    path = output or Path(f"kernelprof-{datetime.now():%Y%m%d-%H%M%S}.kprof")
-    resume_as_is = path.exists() and _only_output_given(context)
-    command = shlex.join(["kernelprof", *sys.argv[1:]])
-    with sole_measurement():
-        file, options = runner.open_run(path, None if resume_as_is else options, command)
-        _measure_until_stopped(file, options)
-    _conclude(file)
+    cli_measure.measure(None if cli_measure.carries_on(context, output) else options, output)
 
 
-def _measure_until_stopped(file: RunFile, options: Options) -> None:
-    try:
-        _measure(file, options)
-    except KeyboardInterrupt:
-        err.print(
-            f"\nStopped. What was measured is in {file.path}; "
-            f"`kernelprof run -o {file.path}` goes on.",
-            soft_wrap=True,
-        )
-        raise SystemExit(130) from None
-
-
-def _only_output_given(context: typer.Context) -> bool:
-    """Whether -o is the only parameter on the command line."""
-    given = [name for name in context.params if _was_given(context, name)]
-    return given == ["output"]
-
-
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _measure(file: RunFile, options: Options) -> None:
-    """Measure with progress on stderr and each result on stdout as it comes."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=err,
-        transient=True,
-        auto_refresh=False,  # a clock that ticks would take time from what is measured
-        disable=not err.is_terminal,
-    ) as progress:
-        task = progress.add_task("starting", total=1.0)
-        shown = False
-
-        def step(what: str, share: float) -> None:
-            progress.update(task, description=what, completed=share, refresh=True)
-
-        def group_done(group: Group) -> None:
-            nonlocal shown
-            if group.calibration:
-                return
-            if not shown:
-                out.print(case_header(), soft_wrap=True)
-                shown = True
-            _print_group(file, group)
-
-        runner.measure(file, options, Report(step, group_done))
-
-
-def _print_group(file: RunFile, group: Group) -> None:
-    for case in case_results(file, group.network.name):
-        if case.cpus == group.cpus:
-            out.print(case_line(case), soft_wrap=True)
-    for failure in failures(file):
-        if failure.network == group.network.name and failure.threads == len(group.cpus):
-            out.print(failure_line(failure), soft_wrap=True)
-
-
-def _conclude(file: RunFile) -> None:
-    """The summary, and where the run's own time went; exit status 1 where nothing was measured."""
-    found = results(file)
-    out.print()
-    render(found, out)
-    spent = file.spent()
-    total = spent.get("total", 0) or 1
-    timed = spent.get("samples", 0) + spent.get("warm-up", 0)
-    out.print(
-        f"{total * 1e-9:.0f} s in all, {timed / total:.0%} of it in samples "
-        f"({spent.get('samples', 0) * 1e-9:.0f} s) and warm-up.",
-        soft_wrap=True,
-    )
-    out.print(
-        f"The run is in {file.path}.  Layers: `kernelprof report {file.path}`;  "
-        f"a page: `kernelprof report {file.path} --format html -o report.html`",
-        soft_wrap=True,
-    )
-    if not found.cases:
-        raise SystemExit(1)
+app.command()(cli_bench.bench)
 
 
 @app.command()

@@ -69,27 +69,27 @@ class Worker:
         """
         self.environment = environment
         self.cpus = cpus
+        command = environment.command(_boot(environment))
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
-        self._process, self._channel = self._start({**environment.variables, **(variables or {})})
+        own = {**environment.variables, **(variables or {})}
+        self._process, self._channel = self._start(command, own)
         try:
             self._receive(START_TIMEOUT_S, "starting the engine")
         except BaseException:
             self.close()
             raise
 
-    def _start(self, variables: dict[str, str]) -> tuple[subprocess.Popen[bytes], Channel]:
+    def _start(
+        self, command: list[str], variables: dict[str, str]
+    ) -> tuple[subprocess.Popen[bytes], Channel]:
         requests_read, requests_write = os.pipe()
         answers_read, answers_write = os.pipe()
-        command = [
-            *self.environment.command(_boot(self.environment)),
-            *(self.environment.adapter, str(requests_read), str(answers_write)),
-        ]
         own_cpus = os.sched_getaffinity(0)
         try:
             # The child inherits the affinity, so it holds before its first instruction.
             os.sched_setaffinity(0, self.cpus)
             process = subprocess.Popen(
-                command,
+                [*command, self.environment.adapter, str(requests_read), str(answers_write)],
                 env=worker_environment(len(self.cpus), variables),
                 pass_fds=(requests_read, answers_write),
                 stdin=subprocess.DEVNULL,
@@ -175,7 +175,10 @@ def _boot(environment: Environment) -> Path:
     here = Path(boot.__file__).resolve()
     if not environment.python27:
         return here
-    return write_package(here.parent, home() / "probes-2.7")
+    try:
+        return write_package(here.parent, home() / "probes-2.7")
+    except OSError as error:
+        raise WorkerError("no_engine", f"no probes for Python 2.7: {error}") from error
 
 
 def misplacement(facts: Message, cpus: tuple[int, ...], pool: int | None) -> str | None:

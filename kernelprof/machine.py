@@ -7,43 +7,16 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from kernelprof import cgroups, topology
 from kernelprof.errors import UsageError
-from kernelprof.probes.placement import parse_cpus
+from kernelprof.topology import ROOT, Cache, Frequency, Node, listed
 
-
-@dataclass(frozen=True)
-class Machine:
-    """What must agree before two measurements may be compared."""
-
-    processor: str
-    isa: tuple[str, ...]  # the vector extensions that matter to kernels
-    cpus: int
-    physical_cores: int
-    memory_bytes: int
-    hypervisor: bool
-    system: str
-
-    @property
-    def fingerprint(self) -> str:
-        """A short name that changes when anything of the machine does."""
-        facts = asdict(self)
-        facts["memory_bytes"] //= 2**30  # kernels reserve a little more or less at each start
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-
-    def to_json(self) -> dict[str, Any]:
-        """The facts and the fingerprint."""
-        return {**asdict(self), "isa": list(self.isa), "fingerprint": self.fingerprint}
-
-
-CGROUP_MEMORY = (  # folder, file of the limit, file of what is used: versions 2 and 1
-    ("/sys/fs/cgroup", "memory.max", "memory.current"),
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
 VECTOR_FLAGS = (
     "sse4_2",
     "avx",
@@ -57,41 +30,117 @@ VECTOR_FLAGS = (
 )
 
 
-def this_machine() -> Machine:
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with.
+
+    ``isa`` are the vector extensions that matter to kernels, ``cores`` the hardware threads of
+    each core.  ``quota_cpus`` is the CPU time per time that the control group may take, and
+    ``cpuset`` the CPUs that it may use; both are None where nothing limits them.
+    """
+
+    processor: str
+    isa: tuple[str, ...]
+    sockets: int
+    cores: tuple[tuple[int, ...], ...]
+    caches: tuple[Cache, ...]
+    nodes: tuple[Node, ...]
+    memory_bytes: int
+    frequency: Frequency
+    quota_cpus: float | None
+    cpuset: tuple[int, ...] | None
+    hypervisor: bool
+    system: str
+
+    @property
+    def cpus(self) -> int:
+        """How many hardware threads run."""
+        return sum(len(core) for core in self.cores)
+
+    @property
+    def physical_cores(self) -> int:
+        """How many cores they share."""
+        return len(self.cores)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name that changes with all that must agree before two runs may be compared.
+
+        Which CPUs may be used is left out: every case tells those that it ran on.
+        """
+        facts = asdict(self)
+        del facts["cpuset"], facts["frequency"]["now_mhz"]
+        facts["memory_bytes"] //= 2**30  # kernels reserve a little more or less at each start
+        for node in facts["nodes"]:
+            del node["memory_bytes"]  # in a guest it follows what the host takes back
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts and the fingerprint; CPUs are written as the kernel writes them."""
+        return {
+            "processor": self.processor,
+            "isa": list(self.isa),
+            "sockets": self.sockets,
+            "physical_cores": self.physical_cores,
+            "cpus": self.cpus,
+            "cores": [listed(core) for core in self.cores],
+            "caches": {
+                name: {"size_bytes": same[0].size_bytes, "shared_by": _sharing(same)}
+                for name, same in self.caches_by_name().items()
+            },
+            "nodes": {
+                node.name: {"cpus": listed(node.cpus), "memory_bytes": node.memory_bytes}
+                for node in self.nodes
+            },
+            "memory_bytes": self.memory_bytes,
+            "frequency": asdict(self.frequency),
+            "quota_cpus": self.quota_cpus,
+            "cpuset": None if self.cpuset is None else listed(self.cpuset),
+            "hypervisor": self.hypervisor,
+            "system": self.system,
+            "fingerprint": self.fingerprint,
+        }
+
+    def caches_by_name(self) -> dict[str, list[Cache]]:
+        """All caches of a level and kind, the nearest to the core first."""
+        return {name: list(same) for name, same in groupby(self.caches, lambda one: one.name)}
+
+
+def _sharing(caches: list[Cache]) -> list[str]:
+    return [listed(cache.cpus) for cache in caches]
+
+
+def this_machine(root: Path = ROOT) -> Machine:
     """The machine that this process runs on."""
-    flags = _cpuinfo("flags").split() or _cpuinfo("Features").split()
+    flags = _cpuinfo("flags", root).split() or _cpuinfo("Features", root).split()
     return Machine(
-        processor=_cpuinfo("model name") or platform.processor() or platform.machine(),
+        processor=_cpuinfo("model name", root) or platform.processor() or platform.machine(),
         isa=tuple(flag for flag in VECTOR_FLAGS if flag in flags),
-        cpus=os.cpu_count() or 1,
-        physical_cores=len(set(_siblings().values())),
-        memory_bytes=psutil.virtual_memory().total,
+        sockets=topology.sockets(root),
+        cores=topology.cores(root),
+        caches=topology.caches(root),
+        nodes=topology.nodes(root),
+        memory_bytes=topology.memory_bytes(root),
+        frequency=topology.frequency(root),
+        quota_cpus=cgroups.quota_cpus(root),
+        cpuset=cgroups.cpuset(root),
         hypervisor="hypervisor" in flags,
         system=f"{platform.system()} {platform.release()}",
     )
 
 
-def _cpuinfo(key: str) -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+def _cpuinfo(key: str, root: Path) -> str:
+    for line in topology.text(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:
             return value.strip()
     return ""
 
 
-def _siblings() -> dict[int, tuple[int, ...]]:
-    """For each CPU the hardware threads of its core."""
-    found = {}
-    for cpu in range(os.cpu_count() or 1):
-        listed = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        found[cpu] = parse_cpus(listed.read_text()) if listed.is_file() else (cpu,)
-    return found
-
-
-def usable_cpus() -> tuple[int, ...]:
+def usable_cpus(root: Path = ROOT) -> tuple[int, ...]:
     """The CPUs that this process may use: the first thread of each core before the second ones."""
     allowed = os.sched_getaffinity(0)
-    siblings = _siblings()
+    siblings = topology.siblings(root)
 
     def rank(cpu: int) -> tuple[int, int]:
         shared = [other for other in siblings.get(cpu, (cpu,)) if other in allowed]
@@ -109,37 +158,22 @@ def placements(threads: list[int], cpus: list[int] | None) -> list[tuple[int, ..
     usable = usable_cpus()
     for cpu in cpus or ():
         if cpu not in usable:
-            raise UsageError(f"CPU {cpu} is not there; usable are {_listed(usable)}")
+            raise UsageError(f"CPU {cpu} is not there; usable are {_written(usable)}")
     chosen = tuple(dict.fromkeys(cpus)) if cpus else usable
     for count in threads:
         if not 1 <= count <= len(chosen):
             raise UsageError(
-                f"--threads {count}: from 1 to {len(chosen)} can be had on CPUs {_listed(chosen)}"
+                f"--threads {count}: from 1 to {len(chosen)} can be had on CPUs {_written(chosen)}"
             )
     return [chosen[:count] for count in threads]
 
 
-def available_bytes() -> int:
+def available_bytes(root: Path = ROOT) -> int:
     """Memory that can still be taken: what the machine has free, or less where a cgroup ends it."""
     free = int(psutil.virtual_memory().available)
-    for folder, limit, used in CGROUP_MEMORY:
-        allowed, taken = _number(Path(folder, limit)), _number(Path(folder, used))
-        if allowed is not None and taken is not None:
-            free = min(free, allowed - taken + _reclaimable_bytes(Path(folder, "memory.stat")))
-    return max(free, 0)
+    left = cgroups.memory_left_bytes(root)
+    return free if left is None else min(free, left)
 
 
-def _number(path: Path) -> int | None:
-    text = path.read_text().strip() if path.is_file() else ""
-    return int(text) if text.isdigit() else None
-
-
-def _reclaimable_bytes(stat: Path) -> int:
-    """Cached files that count as used, but give way."""
-    lines = stat.read_text().splitlines() if stat.is_file() else []
-    values = dict(line.split()[:2] for line in lines)
-    return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
-
-
-def _listed(cpus: tuple[int, ...]) -> str:
+def _written(cpus: tuple[int, ...]) -> str:
     return ",".join(map(str, cpus))

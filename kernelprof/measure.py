@@ -16,9 +16,9 @@ from kernelprof.errors import UsageError, WorkerError
 from kernelprof.launch import POOL_VARIABLES, Worker, misplacement
 from kernelprof.machine import available_bytes
 from kernelprof.plan import Case, Group, Options, needed_bytes, weight
-from kernelprof.prediction import paired_ratios
+from kernelprof.prediction import Rounds, paired_ratios
 from kernelprof.probes.wire import Message
-from kernelprof.runfile import RunFile
+from kernelprof.runfile import WHOLE, RunFile
 from kernelprof.statistics import half_width
 
 DEADLY = ("crash", "timeout")  # the kinds of failure after which a worker is gone
@@ -46,6 +46,12 @@ def _in_turns(cases: list[Case], shuffle: random.Random) -> list[Case]:
         for case in shuffle.sample(cases, len(cases))
         if case.engine == engine
     ]
+
+
+def _kernel_times(rounds: Rounds) -> list[list[float]]:
+    """For each kernel its times over the rounds."""
+    places = {place for sample in rounds.values() for place in sample} - {WHOLE}
+    return [[sample[place] for sample in rounds.values() if place in sample] for place in places]
 
 
 @contextmanager
@@ -122,7 +128,7 @@ class Measurement:
             )
         ]
         reason = self._rounds(group, ready, ids, self._seconds(group, left))
-        for engine in {case.engine for case in ready}:
+        for engine in group.engines:
             self._forget(engine, group.cpus)
         for case in ready:
             if ids[case] not in self.run.failures():
@@ -165,6 +171,10 @@ class Measurement:
                 continue
             self.run.describe_case(ids[case], answer["first_call_ns"], answer["kernels"])
             self.run.spend("warm-up", answer["warm_ns"])
+            failures = [kernel["failure"] for kernel in answer["kernels"]]
+            if not case.whole and all(failures):  # nothing of it can be timed
+                self.run.add_failure(ids[case], failures[0]["kind"], failures[0]["reason"])
+                continue
             built.append(case)
         return built
 
@@ -247,10 +257,14 @@ class Measurement:
         return "rounds"
 
     def _is_known(self, case_id: int, case: Case) -> bool:
-        if not case.whole:
+        """Whether what is asked of a case is known well enough; of a mere reference, nothing is."""
+        if case.engine not in self.options.engines:
             return True
-        ratios = paired_ratios(self.run.call_ns(case_id))
-        return bool(ratios) and half_width(ratios) <= self.options.stop.half_width
+        rounds = self.run.call_ns(case_id)
+        series = [paired_ratios(rounds)] if case.whole else _kernel_times(rounds)
+        return all(
+            values and half_width(values) <= self.options.stop.half_width for values in series
+        )
 
     def _turn(self, group: Group, case: Case, ids: dict[Case, int], rounds: list[int]) -> None:
         """One turn of one case; if its worker dies, the engine's other cases are built again."""
@@ -273,8 +287,8 @@ class Measurement:
 
     def _forget(self, engine: str, cpus: tuple[int, ...]) -> None:
         """Free the worker's memory; a worker that cannot is replaced when it is next needed."""
-        worker, _ = self._workers[engine, cpus]
-        if worker.alive:
+        worker, _ = self._workers.get((engine, cpus), (None, 0))
+        if worker is not None and worker.alive:
             try:
                 worker.ask("drop", self.patience.turn_s)
             except WorkerError:

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kernelprof.engines import REFERENCE
+from kernelprof.probes.layers import PrimitiveLayer
 from kernelprof.probes.network import TRAIN, Builder, Network
-from kernelprof.probes.primitive import product
+from kernelprof.probes.primitive import Primitive, product
+from kernelprof.sizes import written
 
 CALIBRATION_DEPTHS = (1, 2, 4)
 CALIBRATION_WIDTH = 16
@@ -19,7 +21,8 @@ ORACLE_BYTES = 2**28  # of float64 copies while a part of a kernel is checked
 class Case:
     """A network in an engine at a placement, batch and mode.
 
-    Without ``whole`` only its kernels are timed: the reference that others are held against.
+    Without ``whole`` only its kernels are timed: the reference that others are held against, or a
+    primitive by itself.
     """
 
     network: str
@@ -57,6 +60,11 @@ class Group:
         """The engines that take part, each once."""
         return list(dict.fromkeys(case.engine for case in self.cases))
 
+    @property
+    def alone(self) -> bool:
+        """Whether it is a primitive by itself, and no network."""
+        return all(layer.alone for layer in self.network.layers)
+
     def of(self, engine: str) -> list[Case]:
         """The cases of one engine."""
         return [case for case in self.cases if case.engine == engine]
@@ -67,9 +75,9 @@ class StopRule:
     """When the rounds of a group end; fixed before the run and recorded in it.
 
     They end once every case's paired ratio of predicted to measured time is known to within
-    ``half_width`` (after ``least`` rounds at the earliest), at ``most`` rounds, or when the
-    group's share of the budget is spent: after one turn at the earliest, and before ``least``
-    rounds only if that would take twice the share.
+    ``half_width``, or in a bench the time of every kernel (after ``least`` rounds at the earliest),
+    at ``most`` rounds, or when the group's share of the budget is spent: after one turn at the
+    earliest, and before ``least`` rounds only if that would take twice the share.
     """
 
     half_width: float = 0.01
@@ -79,7 +87,7 @@ class StopRule:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that decides what a run measures."""
+    """Everything that decides what a run measures: networks, or primitives by themselves."""
 
     networks: tuple[str, ...]
     engines: tuple[str, ...]
@@ -91,14 +99,15 @@ class Options:
     seed: int = 1
     variables: tuple[tuple[str, str, str], ...] = ()  # (engine, name, value)
     stop: StopRule = StopRule()
+    primitives: tuple[Primitive, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, for the run file."""
-        return asdict(self)
+        return {**asdict(self), "primitives": [one.to_json() for one in self.primitives]}
 
 
 def groups(options: Options, networks: list[Network]) -> list[Group]:
-    """All that a run measures: first what calling costs, then the networks.
+    """All that a run of networks measures: first what calling costs, then the networks.
 
     The calibration comes first because every prediction needs it.  Then light networks come before
     heavy ones: results appear soon, and what is left of their time goes to those that need it.
@@ -116,6 +125,18 @@ def groups(options: Options, networks: list[Network]) -> list[Group]:
     return planned + [group for same in measured for group in same]
 
 
+def primitive_groups(options: Options) -> list[Group]:
+    """All that a bench measures: each primitive by itself, in the order of the options.
+
+    Each is a group of its own, so that only one at a time is in memory.
+    """
+    return [
+        _group(alone(primitive), 1, cpus, options)
+        for primitive in options.primitives
+        for cpus in options.placements
+    ]
+
+
 def _batch(network: Network, options: Options) -> int:
     return options.batch or (network.quick_batch if options.quick else network.batch)
 
@@ -131,11 +152,23 @@ def _group(
     if REFERENCE not in engines and not calibration:
         engines.append(REFERENCE)
     cases = tuple(
-        Case(network.name, engine, cpus, batch, mode, whole=engine in options.engines)
+        Case(network.name, engine, cpus, batch, mode, _is_whole(engine, options))
         for engine in engines
         for mode in options.modes
     )
     return Group(network, cpus, batch, cases, calibration)
+
+
+def _is_whole(engine: str, options: Options) -> bool:
+    """Whether an engine runs whole networks, or only their kernels."""
+    return engine in options.engines and not options.primitives
+
+
+def alone(primitive: Primitive) -> Network:
+    """A network of nothing but a primitive, called by its kind and size."""
+    name = f"{primitive.kind} {written(primitive)}"
+    layer = PrimitiveLayer(primitive.kind, (), primitive)
+    return Network(name, "kernelprof bench", (layer,), batch=1, quick_batch=1)
 
 
 def chain(depth: int) -> Network:
@@ -173,7 +206,8 @@ def needed_bytes(group: Group, engine: str) -> int:
 
     Counted are the layers' own operands, weights, gradients and velocity of the whole network,
     and what passes between its layers, each once more for an engine's copies in a layout of its
-    own; of an engine that unfolds images (the reference does) also the largest unfolded one.
+    own; of a layer that stands alone also the gradients of its operands; of an engine that unfolds
+    images (the reference does) also the largest unfolded one.
     """
     network, batch = group.network, group.batch
     mode = TRAIN if any(case.mode == TRAIN for case in group.of(engine)) else group.cases[0].mode
@@ -183,11 +217,12 @@ def needed_bytes(group: Group, engine: str) -> int:
         for primitive in network.primitives(layer, batch, mode)
     ]
     operands = sum(o.size_bytes for p in layers for o in p.operands().values())
+    gradients = operands if mode == TRAIN and any(one.alone for one in network.layers) else 0
     outputs = sum(p.operand(p.output).size_bytes for p in layers)
     weights = network.parameters() * 4
     unfolded = max((_unfolded_bytes(p) for p in layers), default=0) if engine == REFERENCE else 0
     trained = 5 if mode == TRAIN else 1
-    return 2 * operands + 2 * outputs + trained * weights + 2 * unfolded + ORACLE_BYTES
+    return 2 * (operands + outputs + unfolded) + gradients + trained * weights + ORACLE_BYTES
 
 
 def _unfolded_bytes(primitive: Any) -> int:

@@ -18,6 +18,15 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """A median over rounds with its distribution-free interval, of times that are paired."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class KernelResult:
     """One kernel of a layer: primitives that an engine runs in a single call, for some passes."""
 
@@ -83,8 +92,44 @@ class CaseResult:
 
 
 @dataclass(frozen=True)
+class PrimitiveResult:
+    """A primitive by itself in an engine at a placement: one call of it, for some passes."""
+
+    primitive: str  # kind and size, as ``kernelprof bench`` takes them
+    engine: str
+    device: str
+    threads: int
+    cpus: tuple[int, ...]
+    mode: str
+    passes: tuple[str, ...]
+    seconds: Estimate
+    speedup: Ratio | None  # the reference's time / the engine's, paired by round
+    ceiling_s: float | None  # what the machine needs at least, where its ceilings are known
+    flop: int
+    least_bytes: int
+    compute_bound: bool
+    rounds: int
+    stopped_by: str  # what ended the rounds: "interval", "rounds" or "budget"
+
+    @property
+    def flop_per_s(self) -> float:
+        """The rate of arithmetic."""
+        return self.flop / self.seconds.value_s
+
+    @property
+    def bytes_per_s(self) -> float:
+        """The rate at which the bytes go by that must move at least."""
+        return self.least_bytes / self.seconds.value_s
+
+    @property
+    def attained(self) -> float | None:
+        """The share of what the machine could do."""
+        return None if self.ceiling_s is None else self.ceiling_s / self.seconds.value_s
+
+
+@dataclass(frozen=True)
 class FailureResult:
-    """A case without a measurement, and why."""
+    """A case without a measurement, or some passes of a primitive by itself, and why."""
 
     network: str
     engine: str
@@ -93,6 +138,7 @@ class FailureResult:
     mode: str
     kind: str
     reason: str
+    passes: tuple[str, ...] = ()  # none if it is the case that failed
 
 
 @dataclass(frozen=True)
@@ -107,6 +153,7 @@ class Results:
     engines: dict[str, dict[str, Any]]
     cases: tuple[CaseResult, ...]
     failures: tuple[FailureResult, ...]
+    primitives: tuple[PrimitiveResult, ...] = ()  # of a bench
 
 
 @dataclass

@@ -13,11 +13,13 @@ from kernelprof.engines import REFERENCE, Environment, environment, installed, k
 from kernelprof.errors import UsageError
 from kernelprof.machine import placements, this_machine, usable_cpus
 from kernelprof.measure import Measurement, Report
-from kernelprof.plan import Options, StopRule, groups
+from kernelprof.plan import Options, StopRule, groups, primitive_groups
 from kernelprof.probes.network import MODES, Network
 from kernelprof.probes.networks import CANONICAL, NETWORKS
+from kernelprof.probes.primitives import primitive_from_json
 from kernelprof.runfile import RunFile
 
+ALL = "all"  # said of engines: those that are installed
 QUICK_BUDGET_S = 90.0  # per engine
 FULL_BUDGET_S = 900.0
 
@@ -52,7 +54,8 @@ def choose(
     """
     chosen = tuple(dict.fromkeys(network(name).name for name in networks)) or tuple(CANONICAL)
     counts = _numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
-    named = _known_words("engine", engines, known()) if engines else tuple(installed())
+    some = engines if engines and engines.strip() != ALL else None
+    named = _known_words("engine", some, known()) if some else tuple(installed())
     if batch is not None and batch < 1:
         raise UsageError(f"--batch {batch}: a batch has at least 1 sample")
     if seed < 0:
@@ -166,6 +169,7 @@ def _require_an_engine(options: Options) -> None:
 def _options(data: dict[str, Any]) -> Options:
     fields = {key: _tuples(value) for key, value in data.items()}
     fields["stop"] = StopRule(**data["stop"])
+    fields["primitives"] = tuple(map(primitive_from_json, data.get("primitives", ())))
     return Options(**fields)
 
 
@@ -178,5 +182,9 @@ def measure(run: RunFile, options: Options, report: Report) -> None:
     environments: dict[str, Environment | None] = {
         name: environment(name) for name in dict.fromkeys((*options.engines, REFERENCE))
     }
-    networks = [network(name) for name in options.networks]
-    Measurement(run, options, environments, report).measure(groups(options, networks))
+    planned = (
+        primitive_groups(options)
+        if options.primitives
+        else groups(options, [network(name) for name in options.networks])
+    )
+    Measurement(run, options, environments, report).measure(planned)

@@ -36,8 +36,8 @@ class Fusion:
 class Kernel:
     """One call of an engine within a network.
 
-    ``members`` are the places of ``primitives`` in their layer; a gradient sum or an update,
-    which no layer lists, has none.  ``releases`` are the kernels whose results the network drops
+    ``members`` are the places of ``primitives`` in their layer; a gradient sum or an update that
+    no layer lists has none.  ``releases`` are the kernels whose results the network drops
     after this one: a caller that holds results just as long meets the allocator in the state in
     which the network meets it.
     """
@@ -86,6 +86,7 @@ def kernels(network: Network, batch: int, mode: str, fusion: Fusion) -> tuple[Ke
             found += _gradient_sums(network, layer, batch)
             found += _backward(network, layer, batch, fusion)
         found += _updates(network)
+    found += _updates_alone(network, batch, mode)
     return _with_releases(network, found)
 
 
@@ -135,14 +136,20 @@ def _gradient_sums(network: Network, layer: Layer, batch: int) -> Iterator[Kerne
 def _updates(network: Network) -> Iterator[Kernel]:
     for layer in network.layers:
         trained = tuple(
-            SgdUpdate(
-                product(primitive.operand(name).shape), network.momentum, network.learning_rate
-            )
-            for primitive in network.primitives(layer, 1, TRAIN)
-            for name in primitive.parameters
+            SgdUpdate(product(operand.shape), network.momentum, network.learning_rate)
+            for operand in network.trained(layer)
         )
         if trained:
             yield Kernel(layer.name, trained, (UPDATE,))
+
+
+def _updates_alone(network: Network, batch: int, mode: str) -> Iterator[Kernel]:
+    """Updates that are the primitive of a layer themselves."""
+    for layer in network.layers:
+        primitives = network.primitives(layer, batch, mode)
+        for member, primitive in enumerate(primitives):
+            if UPDATE in network.passes(layer, primitive, mode):
+                yield _kernel(layer, primitives, (member,), (UPDATE,))
 
 
 def _kernel(

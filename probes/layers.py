@@ -23,14 +23,19 @@ from .memory_bound import (
     SoftmaxLoss,
 )
 from .primitive import Primitive, Shape, product
+from .primitives import primitive_from_json
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation of a network, by name, on the outputs of the layers it names as inputs."""
+    """One operation of a network, by name, on the outputs of the layers it names as inputs.
+
+    A layer that stands ``alone`` runs every pass of its primitives, and no update follows.
+    """
 
     kind: ClassVar[str] = ""
     training_only: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
 
     name: str
     inputs: tuple[str, ...]
@@ -277,6 +282,25 @@ class SoftmaxCrossEntropy(Layer):
         return (SoftmaxLoss(batch * product(tuple(steps)), classes),)
 
 
+@dataclass(frozen=True)
+class PrimitiveLayer(Layer):
+    """A primitive as it is, to be timed by itself; its sizes hold the batch already."""
+
+    kind: ClassVar[str] = "primitive"
+    alone: ClassVar[bool] = True
+
+    primitive: Primitive
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return self.primitive.operand(self.primitive.output).shape
+
+    def primitives(self, inputs: list[Shape], batch: int, training: bool) -> tuple[Primitive, ...]:
+        return (self.primitive,)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "primitive": self.primitive.to_json()}
+
+
 LAYERS: dict[str, Any] = {
     "input": Input,
     "convolution": Convolution,
@@ -290,6 +314,7 @@ LAYERS: dict[str, Any] = {
     "dropout": Drop,
     "add": Sum,
     "loss": SoftmaxCrossEntropy,
+    "primitive": PrimitiveLayer,
 }
 
 
@@ -299,9 +324,7 @@ def layer_from_json(data: dict[str, Any]) -> Layer:
     Raises:
         ValueError: an unknown kind, or options that the kind does not have.
     """
-    options = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-    }
+    options = {name: _from_json(value) for name, value in data.items()}
     kind = options.pop("kind", None)
     if kind not in LAYERS:
         raise ValueError(f"unknown kind of layer {kind!r}; known: {', '.join(LAYERS)}")
@@ -310,6 +333,13 @@ def layer_from_json(data: dict[str, Any]) -> Layer:
         return layer
     except TypeError as error:
         raise ValueError(f"layer of kind {kind}: {error}") from error
+
+
+def _from_json(value: Any) -> Any:
+    """An option of a layer: what JSON has as a list is a tuple, an object is a primitive."""
+    if isinstance(value, dict):
+        return primitive_from_json(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def image(shape: Shape) -> tuple[int, int, int]:

@@ -26,6 +26,7 @@ from .primitive import (
     BACKWARD_DATA,
     BACKWARD_WEIGHTS,
     FORWARD,
+    Operand,
     Primitive,
     Shape,
     product,
@@ -111,12 +112,17 @@ class Network:
     def parameters(self, layer: Layer | None = None) -> int:
         """How many numbers are trained, in one layer or in all."""
         chosen = self.layers if layer is None else (layer,)
-        return sum(
-            product(primitive.operand(name).shape)
-            for each in chosen
-            for primitive in self.primitives(each, 1, TRAIN)
+        return sum(product(operand.shape) for each in chosen for operand in self.trained(each))
+
+    def trained(self, layer: Layer) -> list[Operand]:
+        """The operands of a layer that training changes."""
+        if layer.alone:
+            return []
+        return [
+            primitive.operand(name)
+            for primitive in self.primitives(layer, 1, TRAIN)
             for name in primitive.parameters
-        )
+        ]
 
     def needs_data_gradient(self, layer: Layer) -> bool:
         """Whether anything before this layer is trained."""
@@ -141,8 +147,10 @@ class Network:
         """The passes that a call in this mode asks of one primitive of a layer.
 
         The data pass also runs where the weights pass reads what it leaves (an LSTM's gate
-        gradients).
+        gradients).  A layer that stands alone is asked for all passes; inference is its first.
         """
+        if layer.alone:
+            return primitive.passes if mode == TRAIN else primitive.passes[:1]
         if mode != TRAIN:
             return (FORWARD,)
         left = set(primitive.writes.get(BACKWARD_DATA, ()))
