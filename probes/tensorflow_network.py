@@ -1,0 +1,575 @@
+"""Networks written in TensorFlow: its layouts, its operators, and a network as one graph.
+
+Images are NHWC, filters HWIO, matrices of weights (in, out), and the LSTM's two matrices are one:
+what TensorFlow's own layers keep.  Arrays are turned once, when something is built.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from .compute_bound import Conv2d, Gemm, LstmCell
+from .data import Arrays, NetworkData
+from .engine import Unsupported, WholeNetwork
+from .layers import Layer
+from .memory_bound import (
+    Activation,
+    BatchNorm,
+    Dropout,
+    LocalResponseNorm,
+    Pool2d,
+)
+from .network import TRAIN, Network
+from .primitive import FORWARD, Primitive, Shape, product
+
+ops = tf.raw_ops
+
+Tensors = dict[str, Any]  # operand name -> tensor or variable
+Operator = Callable[[Tensors], Any]
+Frame = tuple[int, int, int, int]  # top, bottom, left, right
+
+# What works element by element, or channel by channel, takes values as they come.
+ANY_SHAPE = ("activation", "add", "batch_norm", "copy", "dropout", "lrn")
+
+# Where operands lie among the results of an operator that has several.
+PLACES = {
+    "batch_norm": {"y": 0, "dx": 0, "dgamma": 1, "dbeta": 2},
+    "lstm_cell": {"y": 6, "dx": 0, "dw": 3, "dbias": 7},
+    "softmax_loss": {"loss": 0},
+}
+
+
+# Layouts: the order of the definition's axes in TensorFlow.
+
+
+def natural(primitive: Primitive, name: str, array: Any) -> Any:
+    """An operand as TensorFlow lays it out."""
+    shape = natural_shape(primitive, name)
+    if primitive.kind == "lstm_cell" and name == "bias":
+        return swapped_gates(array)
+    return np.ascontiguousarray(array.transpose(_axes(primitive, name))).reshape(shape)
+
+
+def canonical(primitive: Primitive, name: str, array: Any) -> Any:
+    """The operand as the primitive lays it out, from an array of TensorFlow's layout."""
+    if primitive.kind == "lstm_cell" and name in ("bias", "dbias"):
+        return swapped_gates(array)
+    shape, axes = primitive.operand(name).shape, _axes(primitive, name)
+    return array.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
+
+
+def natural_shape(primitive: Primitive, name: str) -> Shape:
+    """The shape of an operand in TensorFlow; its normalisations take only images."""
+    shape = primitive.operand(name).shape
+    turned = tuple(shape[axis] for axis in _axes(primitive, name))
+    if primitive.kind in ("batch_norm", "lrn") and len(turned) == 3:
+        return (turned[0], 1, *turned[1:])
+    return turned
+
+
+def _axes(primitive: Primitive, name: str) -> tuple[int, ...]:
+    shape = primitive.operand(name).shape
+    if isinstance(primitive, Gemm) and name in ("b", "db") and primitive.trans_b:
+        return (1, 0)
+    if primitive.kind == "conv2d" and name in ("w", "dw"):
+        return (2, 3, 1, 0)
+    if primitive.kind in ("conv2d", "pool2d", "bias", "batch_norm", "lrn") and len(shape) > 1:
+        return (0, *range(2, len(shape)), 1)
+    return tuple(range(len(shape)))
+
+
+def lstm_weights(wx: Any, wh: Any) -> Any:
+    """The two matrices as one, and its gates in TensorFlow's order."""
+    return np.concatenate((swapped_gates(wx).T, swapped_gates(wh).T))
+
+
+def lstm_matrices(primitive: LstmCell, weights: Any) -> tuple[Any, Any]:
+    """The two matrices that one is made of."""
+    wx, wh = weights[: primitive.input_size].T, weights[primitive.input_size :].T
+    return swapped_gates(wx), swapped_gates(wh)
+
+
+def swapped_gates(rows: Any) -> Any:
+    """From the order i, f, g, o to ``BlockLSTM``'s i, g, f, o, or back.
+
+    ``BlockLSTMV2`` has our order, but TensorFlow 2.21 registers the other's gradient for it.
+    """
+    i, f, g, o = np.split(rows, 4)
+    return np.concatenate((i, g, f, o))
+
+
+# Windows: what TensorFlow's padding can say, and what must be padded by hand.
+
+
+class Placing(NamedTuple):
+    """How an operator places its windows on images, and the frame they need around them."""
+
+    padding: str
+    frame: Frame
+
+    @property
+    def paddings(self) -> list[list[int]]:
+        """The frame as ``Pad`` takes it."""
+        top, bottom, left, right = self.frame
+        return [[0, 0], [top, bottom], [left, right], [0, 0]]
+
+
+def placing(
+    p: Conv2d | Pool2d, dilation: tuple[int, int] = (1, 1), same_allowed: bool = True
+) -> Placing:
+    """SAME where it means the same, else VALID in a frame.
+
+    EXPLICIT would do for a forward convolution, but its gradients run outside of oneDNN and know
+    neither groups nor dilation.
+    """
+    frame: list[int] = []
+    same = same_allowed
+    for axis, size in enumerate((p.height, p.width)):
+        count, stride = p.extent[axis], p.stride[axis]
+        before = p.padding[2 * axis]
+        reach = (count - 1) * stride + dilation[axis] * (p.kernel[axis] - 1) + 1
+        frame += [before, max(0, reach - before - size)]
+        same = same and count == -(-size // stride) and before == max(0, reach - size) // 2
+    top, bottom, left, right = frame
+    if same and any(frame):
+        return Placing("SAME", (0, 0, 0, 0))
+    return Placing("VALID", (top, bottom, left, right))
+
+
+def pool_placing(p: Pool2d) -> Placing:
+    """SAME leaves padding out of an average, which only windows beyond the image ask for."""
+    return placing(p, same_allowed=p.function == "max" or not any(p.padding))
+
+
+def pool_attributes(p: Pool2d) -> dict[str, Any]:
+    """The attributes of a pooling operator and of its gradient."""
+    return {
+        "ksize": [1, *p.kernel, 1],
+        "strides": [1, *p.stride, 1],
+        "padding": pool_placing(p).padding,
+    }
+
+
+def average_correction(p: Pool2d) -> Any:
+    """What each average over a full window must be multiplied by; None where all windows are."""
+    if p.function != "average" or pool_placing(p).padding == "SAME":
+        return None
+    counts = []
+    for axis, size in enumerate((p.height, p.width)):
+        end = size + p.padding[2 * axis] + p.padding[2 * axis + 1]
+        starts = np.arange(p.extent[axis]) * p.stride[axis]
+        counts.append(np.minimum(p.kernel[axis], end - starts))
+    correction = product(p.kernel) / np.multiply.outer(*counts)[np.newaxis, :, :, np.newaxis]
+    return None if (correction == 1).all() else tf.constant(correction, tf.float32)
+
+
+def conv2d_attributes(p: Conv2d) -> dict[str, Any]:
+    """The attributes of a convolution and of its gradients."""
+    return {
+        "strides": [1, *p.stride, 1],
+        "dilations": [1, *p.dilation, 1],
+        "padding": placing(p, p.dilation).padding,
+    }
+
+
+def by_group(p: Conv2d, convolve: Callable[[Any, Any], Any], grouped: bool) -> Any:
+    """The convolution, or group by group for kernels that know no groups.
+
+    All operands have the channels that are divided among the groups on their last axis.
+    """
+    if grouped or p.groups == 1:
+        return convolve
+
+    def call(first: Any, second: Any) -> Any:
+        parts = [ops.Split(axis=3, value=each, num_split=p.groups) for each in (first, second)]
+        return ops.ConcatV2(values=[convolve(*pair) for pair in zip(*parts)], axis=3)
+
+    return call
+
+
+# Operators: made once for a primitive; from its operands to its output, or to several results.
+
+
+def _conv2d(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, Conv2d)
+    attributes, placed = conv2d_attributes(p), placing(p, p.dilation)
+
+    def convolve(x: Any, w: Any) -> Any:
+        return ops.Conv2D(input=x, filter=w, **attributes)
+
+    convolution = by_group(p, convolve, grouped=onednn)
+
+    def call(t: Tensors) -> Any:
+        x = ops.Pad(input=t["x"], paddings=placed.paddings) if any(placed.frame) else t["x"]
+        return convolution(x, t["w"])
+
+    return call
+
+
+def _gemm(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, Gemm)
+    return lambda t: ops.MatMul(a=t["a"], b=t["b"], transpose_a=p.trans_a)
+
+
+def _lstm_cell(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, LstmCell)
+    attributes = lstm_attributes(p)
+    return lambda t: ops.BlockLSTM(
+        x=t["x"],
+        w=t["w"],
+        b=t["bias"],
+        cs_prev=t["c0"],
+        h_prev=t["h0"],
+        forget_bias=0.0,
+        cell_clip=0.0,
+        **attributes,
+    )
+
+
+def lstm_attributes(p: LstmCell) -> dict[str, Any]:
+    """What the fused LSTM and its gradient take beside operands: no peepholes, all steps."""
+    none = tf.zeros(p.hidden_size)
+    steps = tf.constant(p.steps, tf.int64)
+    return {"seq_len_max": steps, "wci": none, "wcf": none, "wco": none, "use_peephole": False}
+
+
+def _bias(p: Primitive, onednn: bool) -> Operator:
+    return lambda t: ops.BiasAdd(value=t["x"], bias=t["bias"])
+
+
+def _activation(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, Activation)
+    if p.function == "relu":
+        return lambda t: ops.Relu(features=t["x"])
+    function = {"sigmoid": ops.Sigmoid, "tanh": ops.Tanh}[p.function]
+    return lambda t: function(x=t["x"])
+
+
+def _pool2d(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, Pool2d)
+    attributes, placed, correction = pool_attributes(p), pool_placing(p), average_correction(p)
+    fill = float("-inf") if p.function == "max" else 0.0
+
+    def call(t: Tensors) -> Any:
+        x = t["x"]
+        if any(placed.frame):
+            x = ops.PadV2(input=x, paddings=placed.paddings, constant_values=fill)
+        if p.function == "max":
+            return ops.MaxPool(input=x, **attributes)
+        y = ops.AvgPool(value=x, **attributes)
+        return y if correction is None else ops.Mul(x=y, y=correction)
+
+    return call
+
+
+def _lrn(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, LocalResponseNorm)
+    attributes = lrn_attributes(p)
+    return lambda t: ops.LRN(input=t["x"], **attributes)
+
+
+def lrn_attributes(p: LocalResponseNorm) -> dict[str, Any]:
+    """The attributes of local response normalisation and of its gradient."""
+    if p.size % 2 == 0:
+        raise Unsupported(f"LRN reaches equally far to both sides: no window of {p.size} channels")
+    return {"depth_radius": p.size // 2, "bias": p.k, "alpha": p.alpha / p.size, "beta": p.beta}
+
+
+def _batch_norm(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, BatchNorm)
+    none = tf.zeros(0)
+
+    def call(t: Tensors) -> Any:
+        x = t["x"] if len(t["x"].shape) == 4 else tf.reshape(t["x"], natural_shape(p, "x"))
+        return ops.FusedBatchNormV3(
+            x=x,
+            scale=t["gamma"],
+            offset=t["beta"],
+            mean=none if p.training else t["running_mean"],
+            variance=none if p.training else t["running_variance"],
+            epsilon=p.epsilon,
+            is_training=p.training,
+        )
+
+    return call
+
+
+def _dropout(p: Primitive, onednn: bool) -> Operator:
+    """The operators that ``tf.nn.dropout`` comes to."""
+    assert isinstance(p, Dropout)
+    rate, scale = p.rate, 1 / (1 - p.rate)
+
+    def call(t: Tensors) -> Any:
+        drawn = ops.RandomUniform(shape=t["x"].shape, dtype=tf.float32)
+        keep = ops.GreaterEqual(x=drawn, y=rate)
+        return ops.SelectV2(condition=keep, t=ops.Mul(x=t["x"], y=scale), e=0.0)
+
+    return call
+
+
+def _softmax_loss(p: Primitive, onednn: bool) -> Operator:
+    """The mean loss, and the gradient of each row's, which the same operator yields."""
+
+    def call(t: Tensors) -> Any:
+        losses, gradient = ops.SparseSoftmaxCrossEntropyWithLogits(
+            features=t["x"], labels=t["labels"]
+        )
+        return ops.Mean(input=losses, axis=[0]), gradient
+
+    return call
+
+
+def _embedding(p: Primitive, onednn: bool) -> Operator:
+    return lambda t: ops.GatherV2(params=t["table"], indices=t["ids"], axis=0)
+
+
+def _add(p: Primitive, onednn: bool) -> Operator:
+    return lambda t: ops.AddV2(x=t["x"], y=t["other"])
+
+
+def _copy(p: Primitive, onednn: bool) -> Operator:
+    return lambda t: ops.DeepCopy(x=t["x"])
+
+
+OPERATORS: dict[str, Callable[[Primitive, bool], Operator]] = {
+    "conv2d": _conv2d,
+    "gemm": _gemm,
+    "lstm_cell": _lstm_cell,
+    "bias": _bias,
+    "activation": _activation,
+    "pool2d": _pool2d,
+    "lrn": _lrn,
+    "batch_norm": _batch_norm,
+    "dropout": _dropout,
+    "softmax_loss": _softmax_loss,
+    "embedding": _embedding,
+    "add": _add,
+    "copy": _copy,
+}
+
+
+class Parameter(NamedTuple):
+    """What is trained, and how an array of its shape reads in the network's definition."""
+
+    variable: Any
+    named: Callable[[Any], Arrays]
+
+
+class Member(NamedTuple):
+    """One primitive of a layer: what to call, and what it reads beside values."""
+
+    operator: Operator
+    constants: Tensors
+    input: str
+    shape: Shape | None  # in which to view the input
+    place: int | None  # of the output among the results
+
+
+class Step(NamedTuple):
+    """One layer of a network: its primitives, the layers that it reads, the values to drop."""
+
+    layer: str
+    members: tuple[Member, ...]
+    sources: tuple[str, ...]
+    drops: tuple[str, ...]
+
+
+class TensorflowNetwork(WholeNetwork):
+    """One ``tf.function`` for an inference or a training step; without ``graph``, op by op.
+
+    Everything lives in variables, the input among them: what is constant would be computed once,
+    when the graph is optimised, and never again.
+    """
+
+    def __init__(
+        self, network: Network, mode: str, data: NetworkData, graph: bool, onednn: bool
+    ) -> None:
+        self.network = network
+        self.mode = mode
+        self.data = data
+        self.graph = graph
+        self.onednn = onednn
+        self.trained: list[Parameter] = []
+        self.input = tf.Variable(_values(data.input), trainable=False)
+        self.steps = self._steps()
+        self.parameters = sum(product(tuple(p.variable.shape)) for p in self.trained)
+        if mode == TRAIN:
+            self.optimizer = [
+                sgd(p.variable, network.momentum, network.learning_rate) for p in self.trained
+            ]
+        self._call = self._compiled(self._train if mode == TRAIN else self._forward)
+
+    def call(self) -> Any:
+        return self._call()
+
+    def _compiled(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        if not self.graph:
+            return function
+        compiled: Callable[[], Any]
+        compiled = tf.function(function, autograph=False).get_concrete_function()
+        return compiled
+
+    def _steps(self) -> list[Step]:
+        network, batch = self.network, self.data.batch
+        active = [layer for layer in network.layers if network.primitives(layer, batch, self.mode)]
+        alias = {network.input.name: network.input.name}
+        steps: list[Step] = []
+        for layer in network.layers[1:]:
+            alias[layer.name] = layer.name if layer in active else alias[layer.inputs[0]]
+        for place, layer in enumerate(active):
+            later = {alias[name] for other in active[place + 1 :] for name in other.inputs}
+            sources = tuple(alias[name] for name in layer.inputs)
+            drops = tuple(set(sources) - later)
+            steps.append(Step(layer.name, self._members(layer), sources, drops))
+        return steps
+
+    def _members(self, layer: Layer) -> tuple[Member, ...]:
+        members = []
+        primitives = self.network.primitives(layer, self.data.batch, self.mode)
+        for member, primitive in enumerate(primitives):
+            shape = None
+            if member == 0 and primitive.kind not in ANY_SHAPE:
+                shape = natural_shape(primitive, primitive.input)
+            place = PLACES.get(primitive.kind, {}).get(primitive.output)
+            operator = OPERATORS[primitive.kind](primitive, self.onednn)
+            constants = self._constants(layer, member, primitive)
+            members.append(Member(operator, constants, primitive.input, shape, place))
+        return tuple(members)
+
+    def _constants(self, layer: Layer, member: int, primitive: Primitive) -> Tensors:
+        """Parameters, labels and the zero state that a primitive reads beside its input."""
+        own: Arrays = {}
+        tensors: Tensors = {}
+        for name in primitive.reads[FORWARD]:
+            if (layer.name, member, name) in self.data.parameters:
+                own[name] = self.data.parameters[layer.name, member, name]
+            elif (fixed := self.data.fixed(primitive, name)) is not None:
+                tensors[name] = tf.constant(fixed)
+        prefix = f"{layer.name}.{member}"
+        if isinstance(primitive, LstmCell):
+            weights = lstm_weights(own.pop("wx"), own.pop("wh"))
+            tensors["w"] = self._train_with(weights, partial(_named_matrices, prefix, primitive))
+        for name, array in own.items():
+            turn = _Turn(primitive, name, self._image_before(layer, name))
+            tensors[name] = self._train_with(turn.natural(array), partial(turn.named, prefix))
+        return tensors
+
+    def _image_before(self, layer: Layer, name: str) -> Shape:
+        """The shape of the image that a fully connected layer flattens; () where it does not."""
+        shape = self.network.shapes[layer.inputs[0]]
+        return shape if name == "b" and len(shape) == 3 else ()
+
+    def _train_with(self, array: Any, named: Callable[[Any], Arrays]) -> Any:
+        variable = tf.Variable(array)
+        self.trained.append(Parameter(variable, named))
+        return variable
+
+    def _forward(self) -> Any:
+        values = {self.network.input.name: self.input.value()}
+        for layer, members, sources, drops in self.steps:
+            value = values[sources[0]]
+            for operator, constants, name, shape, place in members:
+                if shape is not None and tuple(value.shape) != shape:
+                    value = tf.reshape(value, shape)
+                tensors = {**constants, name: value}
+                if len(sources) > 1:
+                    tensors["other"] = tf.reshape(values[sources[1]], value.shape)
+                result = operator(tensors)
+                value = result if place is None else result[place]
+            values[layer] = self._as_value(layer, value)
+            for source in drops:
+                del values[source]
+        return values[layer]
+
+    def _as_value(self, layer: str, value: Any) -> Any:
+        """In the shape that the next layer expects of an image, a vector or a sequence."""
+        shape = _value_shape(self.network.shapes[layer], self.data.batch)
+        return value if tuple(value.shape) == shape else tf.reshape(value, shape)
+
+    def _gradients(self) -> tuple[Any, list[Any]]:
+        """The loss and all gradients, dense as the definition has them."""
+        with tf.GradientTape() as tape:
+            loss = self._forward()
+        gradients = tape.gradient(loss, [parameter.variable for parameter in self.trained])
+        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    def _train(self) -> None:
+        for update, gradient in zip(self.optimizer, self._gradients()[1]):
+            update(gradient)
+
+    def evaluate(self) -> Arrays:
+        if self.mode != TRAIN:
+            output = self.call().numpy()
+            shape = self.network.shapes[self.steps[-1].layer]
+            return {"output": np.moveaxis(output, 3, 1) if len(shape) == 3 else output}
+        loss, gradients = self._compiled(self._gradients)()
+        found = {"loss": loss.numpy()}
+        for parameter, gradient in zip(self.trained, gradients):
+            found.update(parameter.named(gradient.numpy()))
+        return found
+
+    def weights(self) -> Arrays:
+        found: Arrays = {}
+        for parameter in self.trained:
+            found.update(parameter.named(parameter.variable.numpy().copy()))
+        return found
+
+
+class _Turn(NamedTuple):
+    """A parameter's way into TensorFlow's layout and back."""
+
+    primitive: Primitive
+    name: str
+    image: Shape  # whose flattening the rows of a matrix follow, or ()
+
+    def natural(self, array: Any) -> Any:
+        array = natural(self.primitive, self.name, array)
+        if self.image:
+            array = np.moveaxis(array.reshape(*self.image, -1), 0, 2).reshape(array.shape)
+        return array
+
+    def named(self, prefix: str, array: Any) -> Arrays:
+        if self.image:
+            channels, height, width = self.image
+            pixels = array.reshape(height, width, channels, -1)
+            array = np.moveaxis(pixels, 2, 0).reshape(array.shape)
+        return {f"{prefix}.{self.name}": canonical(self.primitive, self.name, array)}
+
+
+def _named_matrices(prefix: str, primitive: LstmCell, weights: Any) -> Arrays:
+    wx, wh = lstm_matrices(primitive, weights)
+    return {f"{prefix}.wx": wx, f"{prefix}.wh": wh}
+
+
+def _values(data: Any) -> Any:
+    """The network's data as TensorFlow lays it out."""
+    return np.ascontiguousarray(np.moveaxis(data, 1, 3)) if data.ndim == 4 else data
+
+
+def _value_shape(shape: Shape, batch: int) -> Shape:
+    """The shape of a layer's output for a batch, from that of one sample in the definition."""
+    if len(shape) == 3:
+        return (batch, *shape[1:], shape[0])
+    if len(shape) == 2:
+        return (shape[0], batch, shape[1])
+    return (batch, *shape) if shape else ()
+
+
+def sgd(
+    variable: Any, momentum: float, learning_rate: float, velocity: Any = None
+) -> Callable[[Any], Any]:
+    """The optimizer's operator for a variable: from its gradient to its change in place."""
+    handle, rate = variable.handle, tf.constant(learning_rate)
+    if not momentum:
+        return lambda gradient: ops.ResourceApplyGradientDescent(
+            var=handle, alpha=rate, delta=gradient
+        )
+    initial = tf.zeros_like(variable) if velocity is None else velocity
+    accumulated = tf.Variable(initial, trainable=False)
+    return lambda gradient: ops.ResourceApplyMomentum(
+        var=handle, accum=accumulated.handle, lr=rate, grad=gradient, momentum=momentum
+    )
