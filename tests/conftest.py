@@ -22,7 +22,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = f"skipped in CI: {report.longrepr}"
 
 
-def engine_worker(name: str, cpus: int = 1) -> Worker:
+def engine_worker(name: str, cpus: int = 1, variables: dict[str, str] | None = None) -> Worker:
     """A running worker of an engine; the test is skipped by name where it is not installed."""
     found = environment(name)
     if found is None:
@@ -30,7 +30,7 @@ def engine_worker(name: str, cpus: int = 1) -> Worker:
     usable = usable_cpus()
     if len(usable) < cpus:
         pytest.skip(f"{cpus} CPUs are needed, {len(usable)} can be used")
-    return Worker(found, usable[:cpus])
+    return Worker(found, usable[:cpus], variables)
 
 
 @pytest.fixture(scope="module", params=sorted(ENGINES))

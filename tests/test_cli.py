@@ -25,6 +25,7 @@ COMMANDS = (
     ("networks",),
     ("show",),
     ("run",),
+    ("bench",),
     ("report",),
     ("export",),
     ("engines", "list"),

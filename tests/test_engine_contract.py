@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain as joined
@@ -34,7 +37,7 @@ from kernelprof.probes.placement import parse_cpus
 from kernelprof.probes.primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Primitive
 from kernelprof.probes.primitives import PRIMITIVES
 from tests.conftest import engine_worker
-from tests.unsupported import UNSUPPORTED
+from tests.unsupported import refusals
 
 PATIENCE_S = 120.0
 TOLERANCE = 1e-4
@@ -128,7 +131,8 @@ def kernel_error(worker: Worker, primitives: tuple[Primitive, ...], *passes: str
 
 def assert_agrees(worker: Worker, primitives: tuple[Primitive, ...], *passes: str) -> None:
     """With the oracle; or it is one of the few that the engine is known to be unable to run."""
-    reason = UNSUPPORTED.get(worker.environment.adapter, {}).get(label(primitives))
+    facts = worker.ask("facts", PATIENCE_S)
+    reason = refusals(worker.environment.adapter, facts).get(label(primitives))
     if reason is None:
         assert kernel_error(worker, primitives, *passes) < TOLERANCE
     else:
@@ -294,6 +298,61 @@ def test_wrong_request_is_answered_and_survived(
     assert refused.value.kind == "error"
     assert worker.alive
     assert kernel_error(worker, (Gemm(2, 3, 5),), FORWARD) < TOLERANCE
+
+
+every_engine = pytest.mark.parametrize("engine", sorted(ENGINES))
+TALKATIVE = {
+    "DNNL_VERBOSE": "2",
+    "MKL_VERBOSE": "1",
+    "OPENBLAS_VERBOSE": "2",
+    "OMP_DISPLAY_ENV": "1",
+}
+
+
+@every_engine
+def test_what_libraries_print_disturbs_no_answer(engine: str) -> None:
+    worker = engine_worker(engine, variables=TALKATIVE)
+    try:
+        for primitive in (Gemm(64, 48, 32), Conv2d(2, 8, 9, 9, 8, (3, 3))):
+            assert kernel_error(worker, (primitive,), FORWARD) < TOLERANCE
+    finally:
+        worker.close()
+
+
+@every_engine
+def test_crash_is_named_after_its_signal(engine: str) -> None:
+    """Even from inside a root of its own; here as if memory had run out."""
+    worker = engine_worker(engine)
+    try:
+        os.kill(worker.ask("facts", PATIENCE_S)["pid"], signal.SIGKILL)
+        with pytest.raises(WorkerError, match="SIGKILL") as crashed:
+            worker.ask("facts", PATIENCE_S)
+        assert crashed.value.kind == "crash"
+    finally:
+        worker.close()
+
+
+@every_engine
+def test_hang_ends_the_worker(engine: str) -> None:
+    worker = engine_worker(engine)
+    try:
+        pid = worker.ask("facts", PATIENCE_S)["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(WorkerError, match="no answer within 1 s") as hung:
+            worker.ask("facts", 1.0)
+        assert hung.value.kind == "timeout"
+        assert not worker.alive
+        assert is_gone(pid)
+    finally:
+        worker.close()
+
+
+def is_gone(pid: int, patience_s: float = 5.0) -> bool:
+    """Whether a process ends soon; inside a root of its own it outlives its parent a moment."""
+    deadline = time.monotonic() + patience_s
+    while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not Path(f"/proc/{pid}/stat").exists()
 
 
 BOTH_MODES = {mode: {"mode": mode, "whole": True} for mode in MODES}

@@ -244,9 +244,14 @@ def test_a_quota_of_version_1(tmp_path):
 
 def test_a_quota_seen_from_inside_a_container(tmp_path):
     """The mount shows only the container's own group, whose path is that of the outside."""
-    groups = {"": {"cpu.cfs_quota_us": 200000, "cpu.cfs_period_us": 100000}}
+    groups = {
+        "": {"cpu.cfs_quota_us": 200000, "cpu.cfs_period_us": 100000},
+        "job": {"cpu.cfs_quota_us": 150000, "cpu.cfs_period_us": 100000},
+    }
     plant(tmp_path, version_1("cpu,cpuacct", "/docker/box", groups, shown="/docker/box"))
     assert cgroups.quota_cpus(tmp_path) == 2.0
+    plant(tmp_path, version_1("cpu,cpuacct", "/docker/box/job", groups, shown="/docker/box"))
+    assert cgroups.quota_cpus(tmp_path) == 1.5
 
 
 def test_a_group_outside_of_what_the_mount_shows(tmp_path):

@@ -30,10 +30,14 @@ VOCABULARY = {
 }
 MEASURES = {
     "analysis",
+    "bench",
     "cli",
+    "cli_bench",
     "cli_engines",
+    "cli_measure",
     "console",
     "debian",
+    "deepbench",
     "enginecheck",
     "engines",
     "export",
@@ -43,6 +47,7 @@ MEASURES = {
     "plan",
     "runfile",
     "runner",
+    "sizes",
 }
 GENERIC_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 

@@ -1,5 +1,9 @@
 """What an engine truly cannot do: the sample of the contract test, and what its refusal says."""
 
+from __future__ import annotations
+
+from typing import Any
+
 UNSUPPORTED: dict[str, dict[str, str]] = {
     "tensorflow": {"lrn 3x5x1 size=4": "no window of 4 channels"},
     "mxnet": {
@@ -17,3 +21,19 @@ UNSUPPORTED: dict[str, dict[str, str]] = {
         "conv2d 2x5x13x11 to 5, 3x3 pad=2 dilation=2 groups=5": "dilated",
     },
 }
+
+# TensorFlow turns oneDNN on only where the processor has what it was tuned for.
+TENSORFLOW_WITHOUT_ONEDNN = dict.fromkeys(
+    (
+        "conv2d 3x6x7x11 to 9, 2x3 stride=1x2 pad=0x1x1x1 dilation=2x1 groups=3",
+        "conv2d 2x5x13x11 to 5, 3x3 pad=2 dilation=2 groups=5",
+    ),
+    "dilation",
+)
+
+
+def refusals(engine: str, facts: dict[str, Any]) -> dict[str, str]:
+    """What an engine with these facts cannot do: labels of samples, and what it says."""
+    if engine == "tensorflow" and not facts["onednn"]:
+        return {**UNSUPPORTED[engine], **TENSORFLOW_WITHOUT_ONEDNN}
+    return UNSUPPORTED.get(engine, {})
