@@ -26,7 +26,13 @@ class NumpyEngine(Engine):
     """Every kernel is one primitive in one pass: NumPy fuses nothing."""
 
     def facts(self) -> dict[str, Any]:
-        return {"version": np.__version__, "precision": "float32", "layout": "NCHW"}
+        return {
+            "version": np.__version__,
+            "precision": "float32",
+            "layout": "NCHW",
+            "fc_weights": "(out, in)",
+            "algorithm_search": "none: im2col and a matrix product",
+        }
 
     def threads(self) -> int | None:
         return openblas_threads()

@@ -53,6 +53,7 @@ class TorchEngine(Engine):
             "precision": f"float32, matrix products {torch.get_float32_matmul_precision()}",
             "layout": "NCHW",
             "fc_weights": "(out, in)",
+            "algorithm_search": "none",
             "lstm_biases": "2; the recurrent one is zero and not trained",
             "onednn": torch.backends.mkldnn.is_available(),
             "mkl": torch.backends.mkl.is_available(),

@@ -309,6 +309,12 @@ TALKATIVE = {
 }
 
 
+def test_settings_that_bear_on_speed_are_told(worker: Worker) -> None:
+    facts = worker.ask("facts", PATIENCE_S)
+    for setting in ("version", "precision", "layout", "algorithm_search", "threads"):
+        assert facts[setting], setting
+
+
 @every_engine
 def test_what_libraries_print_disturbs_no_answer(engine: str) -> None:
     worker = engine_worker(engine, variables=TALKATIVE)
