@@ -43,10 +43,14 @@ MEASURES = {
     "export",
     "install",
     "launch",
+    "lockstep",
+    "machinecode",
     "measure",
+    "microkernels",
     "plan",
     "runfile",
     "runner",
+    "saturation",
     "sizes",
 }
 GENERIC_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}

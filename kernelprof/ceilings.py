@@ -1,0 +1,204 @@
+"""What a machine cannot exceed, as measured: arithmetic, and traffic with each level of memory.
+
+Ceilings belong to a machine and a thread count, and are kept in a file per machine, which is named
+by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kernelprof.engines import home
+from kernelprof.errors import KernelprofError
+from kernelprof.units import counted
+
+SCHEMA = 1
+DRAM = "DRAM"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What was reached per second: at best, and in the median of so many windows."""
+
+    best_per_s: float
+    median_per_s: float
+    windows: int
+
+    @classmethod
+    def of(cls, windows: Sequence[float]) -> Rate:
+        """The rate that these windows show; only the best one is a ceiling."""
+        return cls(max(windows), median(windows), len(windows))
+
+
+@dataclass(frozen=True)
+class FlopCeiling:
+    """The most flop per second with one instruction set.
+
+    ``loop`` is what the loop was compiled to, and ``doubts`` what speaks against the rate, which
+    then is no ceiling.
+    """
+
+    isa: str
+    dtype: str
+    rate: Rate
+    loop: str
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BytesCeiling:
+    """The most bytes per second of one operation on so many bytes per thread."""
+
+    level: str
+    operation: str
+    thread_bytes: int
+    rate: Rate
+
+
+@dataclass(frozen=True)
+class PlacementCeilings:
+    """The ceilings of a thread count on the CPUs that it is pinned to.
+
+    ``capacity_bytes`` is what the caches of each level that these CPUs share hold together, the
+    nearest first; beyond them lies the DRAM.
+    """
+
+    cpus: tuple[int, ...]
+    measured: str
+    clock_hz: Rate
+    arithmetic: tuple[FlopCeiling, ...]
+    memory: tuple[BytesCeiling, ...]
+    capacity_bytes: Mapping[str, int]
+
+    def flop_per_s(self, dtype: str, isa: str | None = None) -> float | None:
+        """The highest rate that can be trusted, of all instruction sets or of one."""
+        found = [
+            one.rate.best_per_s
+            for one in self.arithmetic
+            if one.dtype == dtype and isa in (None, one.isa) and not one.doubts
+        ]
+        return max(found, default=None)
+
+    def bytes_per_s(self, level: str) -> float | None:
+        """The highest rate of any operation at this level.
+
+        What a level further out can deliver, a nearer one can too, whatever noise may say.
+        """
+        outwards = [*self.capacity_bytes, DRAM]
+        reached = outwards[outwards.index(level) :]
+        found = [one.rate.best_per_s for one in self.memory if one.level in reached]
+        return max(found, default=None)
+
+    def level(self, size_bytes: int) -> str:
+        """The nearest level that holds so much."""
+        holding = (name for name, room in self.capacity_bytes.items() if size_bytes <= room)
+        return next(holding, DRAM)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """All ceilings that are known of a machine, by thread count."""
+
+    fingerprint: str
+    placements: Mapping[int, PlacementCeilings]
+
+    def at(self, threads: int) -> PlacementCeilings:
+        """Those of a thread count.
+
+        Raises:
+            KernelprofError: they were not measured.
+        """
+        if threads not in self.placements:
+            known = ", ".join(map(str, sorted(self.placements))) or "none"
+            raise KernelprofError(
+                f"no ceilings of {counted(threads, 'thread')} were measured, only of {known}; "
+                f"run `kernelprof machine --threads {threads}`"
+            )
+        return self.placements[threads]
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """The highest rates by thread count, as reports show them."""
+        found: dict[str, dict[str, float]] = {}
+        for threads, known in sorted(self.placements.items()):
+            rates = {
+                f"{dtype}_flop_per_s": known.flop_per_s(dtype)
+                for dtype in dict.fromkeys(one.dtype for one in known.arithmetic)
+            } | {
+                f"{level}_bytes_per_s": known.bytes_per_s(level)
+                for level in dict.fromkeys(one.level for one in known.memory)
+            }
+            for name, rate in rates.items():
+                if rate is not None:
+                    found.setdefault(name, {})[str(threads)] = rate
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that ``from_json`` turns back."""
+        return {
+            "schema": SCHEMA,
+            "fingerprint": self.fingerprint,
+            "placements": {str(threads): asdict(at) for threads, at in self.placements.items()},
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Ceilings:
+        """What ``to_json`` wrote.
+
+        Raises:
+            ValueError: another version of kernelprof wrote it.
+        """
+        if stored["schema"] != SCHEMA:
+            raise ValueError(f"schema {stored['schema']} of ceilings; this version reads {SCHEMA}")
+        placements = {int(threads): _placement(at) for threads, at in stored["placements"].items()}
+        return cls(stored["fingerprint"], placements)
+
+
+def _placement(stored: Mapping[str, Any]) -> PlacementCeilings:
+    arithmetic = (
+        one | {"rate": Rate(**one["rate"]), "doubts": tuple(one["doubts"])}
+        for one in stored["arithmetic"]
+    )
+    memory = (one | {"rate": Rate(**one["rate"])} for one in stored["memory"])
+    return PlacementCeilings(
+        cpus=tuple(stored["cpus"]),
+        measured=stored["measured"],
+        clock_hz=Rate(**stored["clock_hz"]),
+        arithmetic=tuple(FlopCeiling(**one) for one in arithmetic),
+        memory=tuple(BytesCeiling(**one) for one in memory),
+        capacity_bytes=dict(stored["capacity_bytes"]),
+    )
+
+
+def kept_in(fingerprint: str) -> Path:
+    """The file of a machine's ceilings."""
+    return home() / "machines" / f"{fingerprint}.json"
+
+
+def load(fingerprint: str) -> Ceilings:
+    """What is known of a machine; nothing where the file is damaged or of another version."""
+    try:
+        return Ceilings.from_json(json.loads(kept_in(fingerprint).read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Ceilings(fingerprint, {})
+
+
+def save(known: Ceilings) -> None:
+    """Keep what is known, all of it or nothing.
+
+    Raises:
+        KernelprofError: the file cannot be written.
+    """
+    path = kept_in(known.fingerprint)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(known.to_json(), indent=1))
+        unfinished.replace(path)
+    except OSError as error:
+        raise KernelprofError(f"cannot keep the ceilings in {path}: {error.strerror}") from error

@@ -1,0 +1,116 @@
+"""The roofline: the least time of a primitive, from planted ceilings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelprof.ceilings import DRAM, BytesCeiling, Ceilings, FlopCeiling, PlacementCeilings, Rate
+from kernelprof.errors import KernelprofError
+from kernelprof.probes.compute_bound import Gemm
+from kernelprof.probes.memory_bound import Copy, Embedding, SgdUpdate
+from kernelprof.probes.primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE
+from kernelprof.roofline import COMPUTE, attainable, footprint_bytes
+
+FLOP_PER_S = {"float32": 1e11, "float64": 5e10}
+BYTES_PER_S = {"L1d": 2e11, "L2": 1e11, "L3": 5e10, DRAM: 1e10}
+CAPACITY_BYTES = {"L1d": 32 * 2**10, "L2": 2**20, "L3": 32 * 2**20}
+SIZES = st.integers(1, 3000)
+
+
+def planted(flop_per_s: dict[str, float], bytes_per_s: dict[str, float]) -> Ceilings:
+    at = PlacementCeilings(
+        cpus=(0,),
+        measured="now",
+        clock_hz=Rate(1e9, 1e9, 1),
+        arithmetic=tuple(
+            FlopCeiling("avx2", dtype, Rate(rate, rate, 1), "14 fma")
+            for dtype, rate in flop_per_s.items()
+        ),
+        memory=tuple(
+            BytesCeiling(level, "read", 1, Rate(rate, rate, 1))
+            for level, rate in bytes_per_s.items()
+        ),
+        capacity_bytes=CAPACITY_BYTES,
+    )
+    return Ceilings("f", {1: at})
+
+
+CEILINGS = planted(FLOP_PER_S, BYTES_PER_S)
+NOISY = planted(FLOP_PER_S, {**BYTES_PER_S, "L2": 4e9, DRAM: 6e10})
+
+
+def seconds(primitive, pass_=FORWARD, ceilings=CEILINGS):
+    return attainable(primitive, pass_, 1, ceilings).seconds
+
+
+def test_a_large_product_is_bound_by_arithmetic():
+    found = attainable(Gemm(1024, 1024, 1024), FORWARD, 1, CEILINGS)
+    assert found.bound == COMPUTE
+    assert found.level == "L3"
+    assert found.seconds == 2 * 1024**3 / 1e11
+    assert seconds(Gemm(1024, 1024, 1024, dtype="float64")) == 2 * 1024**3 / 5e10
+
+
+@pytest.mark.parametrize(
+    ("elements", "level"),
+    [(1000, "L1d"), (4096, "L1d"), (4097, "L2"), (10**6, "L3"), (10**7, DRAM)],
+)
+def test_a_copy_is_bound_by_the_level_that_holds_it(elements, level):
+    found = attainable(Copy(elements), FORWARD, 1, CEILINGS)
+    assert found.bound == found.level == level
+    assert found.seconds == pytest.approx(8 * elements / BYTES_PER_S[level])
+
+
+@given(SIZES, SIZES, SIZES)
+def test_never_below_either_bound(m, n, k):
+    for pass_ in (FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS):
+        primitive = Gemm(m, n, k)
+        found = attainable(primitive, pass_, 1, CEILINGS)
+        assert found.seconds >= primitive.flop(pass_) / FLOP_PER_S["float32"]
+        assert found.seconds >= primitive.least_bytes(pass_) / BYTES_PER_S[found.level]
+        assert found.seconds in (found.compute_s, found.memory_s)
+
+
+@pytest.mark.parametrize("ceilings", [CEILINGS, NOISY], ids=["clean", "noisy"])
+@given(SIZES, SIZES, SIZES, st.integers(1, 500), st.sampled_from(["m", "n", "k"]))
+def test_it_grows_with_sizes(ceilings, m, n, k, more, size):
+    small = Gemm(m, n, k)
+    large = dataclasses.replace(small, **{size: getattr(small, size) + more})
+    assert seconds(large, ceilings=ceilings) > seconds(small, ceilings=ceilings)
+
+
+@pytest.mark.parametrize("ceilings", [CEILINGS, NOISY], ids=["clean", "noisy"])
+@given(st.integers(1, 10**8), st.integers(1, 10**7))
+def test_copies_grow_too(ceilings, elements, more):
+    longer = seconds(Copy(elements + more), ceilings=ceilings)
+    assert longer > seconds(Copy(elements), ceilings=ceilings)
+
+
+def test_what_is_read_and_written_takes_room_once():
+    update = SgdUpdate(1000, momentum=0.9)
+    assert update.least_bytes(UPDATE) == 5 * 4000
+    assert footprint_bytes(update, UPDATE) == 3 * 4000
+    assert seconds(update, UPDATE) == 5 * 4000 / BYTES_PER_S["L1d"]
+
+
+def test_rows_that_are_not_looked_up_take_no_room():
+    lookup = Embedding(tokens=10, vocabulary=10**6, size=64)
+    assert footprint_bytes(lookup, FORWARD) == lookup.least_bytes(FORWARD) < 10**4
+    assert attainable(lookup, FORWARD, 1, CEILINGS).level == "L1d"
+
+
+def test_what_was_not_measured_bounds_nothing():
+    product = Gemm(512, 512, 512)
+    no_flop, no_bytes = planted({}, BYTES_PER_S), planted(FLOP_PER_S, {})
+    assert attainable(product, FORWARD, 1, no_flop).bound == "L3"
+    assert attainable(product, FORWARD, 1, no_bytes).memory_s == 0
+    assert attainable(product, FORWARD, 1, no_bytes).bound == COMPUTE
+
+
+def test_a_thread_count_that_was_not_measured():
+    with pytest.raises(KernelprofError, match="no ceilings of 2 threads"):
+        attainable(Copy(1), FORWARD, 2, CEILINGS)
