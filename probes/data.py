@@ -23,7 +23,7 @@ def random_array(operand: Operand, random: np.random.RandomState) -> Any:
     The block's length is prime, so that no two rows or columns of an array are alike.
     """
     if operand.upper:
-        return random.randint(operand.upper, size=operand.shape, dtype=operand.dtype)
+        return random.randint(operand.upper, size=operand.shape, dtype=np.int64)
     length = min(product(operand.shape), BLOCK)
     block = random.random_sample(length).astype(operand.dtype)
     block -= 0.5
