@@ -184,15 +184,16 @@ def primitive_results(
     run: RunFile, primitive: str | None = None, rooflines: Rooflines | None = None
 ) -> Iterable[PrimitiveResult]:
     """What a bench measured, all or of one primitive, in the order of the plan."""
-    cases = run.cases()
-    definitions = run.networks()
+    cases, definitions, failed = run.cases(), run.networks(), run.failures()
+    engines = _bench_engines(run)
     for stored in cases:
-        wanted = primitive is None or stored.case.network == primitive
-        rounds = run.call_ns(stored.id) if wanted and _stands_alone(run, stored) else {}
-        if not rounds or stored.id in run.failures():
+        case = stored.case
+        wanted = case.engine in engines and primitive in (None, case.network)
+        rounds = run.call_ns(stored.id) if wanted and stored.id not in failed else {}
+        if not rounds:
             continue
-        definition = Network.from_json(definitions[stored.case.network])
-        roofline = (rooflines or {}).get(stored.case.threads)
+        definition = Network.from_json(definitions[case.network])
+        roofline = (rooflines or {}).get(case.threads)
         reference = _reference_of(stored, cases)
         for kernel in run.kernels(stored.id):
             if kernel.failure is None:
@@ -201,10 +202,10 @@ def primitive_results(
                 yield _primitive_result(stored, kernel, rounds, speedup, ceiling_s)
 
 
-def _stands_alone(run: RunFile, stored: StoredCase) -> bool:
-    """Whether a case is of a bench, and of an engine that was asked for."""
+def _bench_engines(run: RunFile) -> set[str]:
+    """The engines whose kernels are the result; none where networks are."""
     options = run.meta("options")
-    return bool(options.get("primitives")) and stored.case.engine in options["engines"]
+    return set(options["engines"]) if options.get("primitives") else set()
 
 
 def _ceiling_s(
@@ -258,13 +259,13 @@ def _speedup(
 
 def failures(run: RunFile) -> Iterable[FailureResult]:
     """The cases that failed, and of a bench the passes that did, in the order of the plan."""
-    found = run.failures()
+    found, engines = run.failures(), _bench_engines(run)
     for stored in run.cases():
         case = stored.case
         what = case.network, case.engine, case.threads, case.batch, case.mode
         if stored.id in found:
             yield FailureResult(*what, *found[stored.id])
-        elif _stands_alone(run, stored):
+        elif case.engine in engines:
             for kernel in run.kernels(stored.id):
                 if kernel.failure is not None:
                     yield FailureResult(*what, *kernel.failure, kernel.passes)
