@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from kernelprof.ceilings import Ceilings
 from kernelprof.engines import REFERENCE
+from kernelprof.plan import Case
 from kernelprof.prediction import CallCost, Rounds, call_cost, predict
+from kernelprof.probes.memory_bound import SgdUpdate
 from kernelprof.probes.network import TRAIN, Network
-from kernelprof.probes.primitive import Primitive
+from kernelprof.probes.primitive import UPDATE, Primitive
 from kernelprof.results import (
     CaseResult,
     FailureResult,
@@ -21,12 +25,14 @@ from kernelprof.results import (
     Ratio,
     Results,
 )
+from kernelprof.roofline import attainable
 from kernelprof.runfile import WHOLE, RunFile, StoredCase, StoredKernel
 from kernelprof.statistics import estimate, median_interval
 
 Placement = tuple[str, tuple[int, ...], str]  # engine, CPUs, mode
-# By thread count: the seconds that a pass of a primitive takes at least on this machine.
-Rooflines = Mapping[int, Callable[[Primitive, str], float]]
+# The seconds that a pass of a primitive takes at least, and so by thread count.
+Roofline = Callable[[Primitive, str], float]
+Rooflines = Mapping[int, Roofline]
 
 
 def results(run: RunFile) -> Results:
@@ -44,10 +50,23 @@ def results(run: RunFile) -> Results:
     )
 
 
+def _rooflines(run: RunFile) -> Rooflines:
+    """What the machine's ceilings say; nothing where they were not measured."""
+    stored = run.meta("ceilings")
+    if stored is None:
+        return {}
+    known = Ceilings.from_json(stored)
+    return {threads: partial(_least_s, known, threads) for threads in known.placements}
+
+
+def _least_s(known: Ceilings, threads: int, primitive: Primitive, pass_: str) -> float:
+    return attainable(primitive, pass_, threads, known).seconds
+
+
 def case_results(run: RunFile, network: str | None = None) -> Iterable[CaseResult]:
     """The measured cases, all or those of one network, in the order of the plan."""
     costs = _call_costs(run)
-    definitions = run.networks()
+    definitions, rooflines = run.networks(), _rooflines(run)
     cases = run.cases()
     for stored in cases:
         wanted = network is None or stored.case.network == network
@@ -57,7 +76,9 @@ def case_results(run: RunFile, network: str | None = None) -> Iterable[CaseResul
         if rounds and stored.id not in run.failures():
             definition = Network.from_json(definitions[stored.case.network])
             cost = costs[stored.case.engine, stored.case.cpus, stored.case.mode]
-            yield _case_result(run, stored, definition, rounds, cost, _reference_of(stored, cases))
+            reference = _reference_of(stored, cases)
+            roofline = rooflines.get(stored.case.threads)
+            yield _case_result(run, stored, definition, rounds, cost, reference, roofline)
 
 
 def _reference_of(stored: StoredCase, cases: list[StoredCase]) -> StoredCase | None:
@@ -90,8 +111,10 @@ def _case_result(
     rounds: Rounds,
     cost: CallCost,
     reference: StoredCase | None,
+    roofline: Roofline | None,
 ) -> CaseResult:
     case = stored.case
+    ceilings = _layer_ceilings(network, case, roofline) if roofline else {}
     kernels = run.kernels(stored.id)
     flop = network.flop(case.batch, case.mode)
     covered = sum(kernel.compute_flop for kernel in kernels if kernel.failure is None)
@@ -108,6 +131,7 @@ def _case_result(
         predicted=predict(rounds, cost.ns(len(kernels))) if covered else None,
         dispatch_s=cost.ns(len(kernels)) * 1e-9,
         reference_s=_kernels_s(run, reference) if reference else None,
+        ceiling_s=sum(ceilings.values()) if ceilings else None,
         coverage=covered / flop if flop else 1.0,
         uncovered=tuple(uncovered),
         parameters=network.parameters(),
@@ -115,8 +139,22 @@ def _case_result(
         rounds=len(rounds),
         stopped_by=stored.stopped_by or "",
         first_call_s=(stored.first_call_ns or 0) * 1e-9,
-        layers=tuple(_layers(run, network, kernels, rounds, reference)),
+        layers=tuple(_layers(run, network, kernels, rounds, reference, ceilings)),
     )
+
+
+def _layer_ceilings(network: Network, case: Case, roofline: Roofline) -> dict[str, float]:
+    """The seconds that each layer takes at least: its primitives one by one, and its update."""
+    found: dict[str, float] = defaultdict(float)
+    for layer in network.layers:
+        for primitive in network.primitives(layer, case.batch, case.mode):
+            for pass_ in network.passes(layer, primitive, case.mode):
+                found[layer.name] += roofline(primitive, pass_)
+        if case.mode == TRAIN and network.parameters(layer):
+            found[layer.name] += roofline(
+                SgdUpdate(network.parameters(layer), network.momentum), UPDATE
+            )
+    return found
 
 
 def _kernels_s(run: RunFile, stored: StoredCase) -> float | None:
@@ -133,6 +171,7 @@ def _layers(
     kernels: list[StoredKernel],
     rounds: Rounds,
     reference: StoredCase | None,
+    ceilings: Mapping[str, float],
 ) -> Iterable[LayerResult]:
     reference_s = _layer_seconds(run, reference) if reference else {}
     by_layer: dict[str, list[StoredKernel]] = defaultdict(list)
@@ -150,6 +189,7 @@ def _layers(
             kernels=tuple(timed),
             engine_s=_sum_s(rounds, [kernel.place for kernel in own]) if complete else None,
             reference_s=reference_s.get(layer.name),
+            ceiling_s=ceilings.get(layer.name),
             flop=sum(kernel.compute_flop for kernel in own),
         )
 
@@ -180,12 +220,10 @@ def _kernel_result(kernel: StoredKernel, rounds: Rounds) -> KernelResult:
     )
 
 
-def primitive_results(
-    run: RunFile, primitive: str | None = None, rooflines: Rooflines | None = None
-) -> Iterable[PrimitiveResult]:
+def primitive_results(run: RunFile, primitive: str | None = None) -> Iterable[PrimitiveResult]:
     """What a bench measured, all or of one primitive, in the order of the plan."""
     cases, definitions, failed = run.cases(), run.networks(), run.failures()
-    engines = _bench_engines(run)
+    engines, rooflines = _bench_engines(run), _rooflines(run)
     for stored in cases:
         case = stored.case
         wanted = case.engine in engines and primitive in (None, case.network)
@@ -193,7 +231,7 @@ def primitive_results(
         if not rounds:
             continue
         definition = Network.from_json(definitions[case.network])
-        roofline = (rooflines or {}).get(case.threads)
+        roofline = rooflines.get(case.threads)
         reference = _reference_of(stored, cases)
         for kernel in run.kernels(stored.id):
             if kernel.failure is None:
@@ -208,9 +246,7 @@ def _bench_engines(run: RunFile) -> set[str]:
     return set(options["engines"]) if options.get("primitives") else set()
 
 
-def _ceiling_s(
-    definition: Network, kernel: StoredKernel, roofline: Callable[[Primitive, str], float]
-) -> float | None:
+def _ceiling_s(definition: Network, kernel: StoredKernel, roofline: Roofline) -> float | None:
     """What the passes of a kernel take at least; None where nothing bounds them."""
     (primitive,) = definition.primitives(definition.layer(kernel.layer), 1, TRAIN)
     return sum(roofline(primitive, pass_) for pass_ in kernel.passes) or None

@@ -15,10 +15,13 @@ from kernelprof.analysis import results
 from kernelprof.console import err, out
 from kernelprof.errors import KernelprofError, UsageError
 from kernelprof.export import EXPORTS, export
+from kernelprof.machine import this_machine, usable_cpus
+from kernelprof.measure import sole_measurement
 from kernelprof.probes.network import INFER, TRAIN
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.reports import FORMATS
 from kernelprof.reports.decomposition import decompose, networks_table
+from kernelprof.reports.machine import machine_json, machine_tables
 from kernelprof.reports.text import render
 from kernelprof.results import Results
 from kernelprof.runfile import RunFile
@@ -221,6 +224,30 @@ def export_command(
         raise UsageError(f"unknown format {format_!r}; known: {', '.join(EXPORTS)}")
     export(RunFile.open(run), format_, output)
     err.print(f"wrote {output}", soft_wrap=True)
+
+
+@app.command("machine")
+def machine_command(
+    threads: Annotated[str | None, typer.Option(help="1,2; default: one, and all CPUs.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure what is known anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """Show how this machine is built, and measure what it cannot exceed.
+
+    What was measured is kept, by machine and thread count.
+
+    Example: kernelprof machine --threads 1,2
+    """
+    from kernelprof.saturation import ceilings  # loads a compiler: slow, and rarely needed
+
+    machine = this_machine()
+    counts = runner.numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
+    with sole_measurement(), cli_measure.progress() as step:
+        known = ceilings(machine, counts, again, step)
+    if as_json:
+        _print_json(machine_json(machine, known))
+    else:
+        out.print(machine_tables(machine, known))
 
 
 def _print_json(value: object) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from kernelprof import runner
 from kernelprof.analysis import case_results, failures, primitive_results, results
 from kernelprof.console import err, out
+from kernelprof.machine import this_machine
 from kernelprof.measure import Report, sole_measurement
 from kernelprof.plan import Group, Options
 from kernelprof.reports.bench import bench_header, bench_verdict, finding_line, primitive_line
@@ -46,12 +47,23 @@ def measure(options: Options | None, path: Path | None) -> None:
     with sole_measurement():
         file, options = runner.open_run(path, options, command)
         _measure_until_stopped(file, options)
+        _record_ceilings(file, options)
     _conclude(file)
+
+
+def _record_ceilings(file: RunFile, options: Options) -> None:
+    """What the machine cannot exceed; measured last, as no result has to wait for it."""
+    if file.meta("ceilings") is None:
+        from kernelprof.saturation import ceilings  # loads a compiler: slow, and mostly not needed
+
+        counts = sorted({len(cpus) for cpus in options.placements})
+        with progress() as step:
+            file.record("ceilings", ceilings(this_machine(), counts, tell=step).to_json())
 
 
 def _measure_until_stopped(file: RunFile, options: Options) -> None:
     try:
-        with _progress() as step:
+        with progress() as step:
             runner.measure(file, options, Report(step, _printer(file)))
     except KeyboardInterrupt:
         err.print(
@@ -63,7 +75,7 @@ def _measure_until_stopped(file: RunFile, options: Options) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
+def progress() -> Iterator[Callable[[str, float], None]]:
     """A bar on stderr, moved by what is done and its share of the whole."""
     with Progress(
         TextColumn("{task.description}"),
@@ -73,11 +85,9 @@ def _progress() -> Iterator[Callable[[str, float], None]]:
         transient=True,
         auto_refresh=False,  # a clock that ticks would take time from what is measured
         disable=not err.is_terminal,
-    ) as progress:
-        task = progress.add_task("starting", total=1.0)
-        yield lambda what, share: progress.update(
-            task, description=what, completed=share, refresh=True
-        )
+    ) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda what, share: bar.update(task, description=what, completed=share, refresh=True)
 
 
 def _printer(file: RunFile) -> Callable[[Group], None]:

@@ -137,18 +137,17 @@ class Environment:
         return self.python if self.site is None else f"{self.python} in {debian.root(home())}"
 
     def command(self, boot: Path) -> list[str]:
-        """The words that start ``boot`` in this interpreter, shut off from the user's own code."""
-        if self.site is not None:
-            python = [*debian.enter(home(), self.site, boot.parent, self._version), self.python]
-            boot = Path(debian.PROBES) / boot.name
-        else:
-            python = [self.python]
-        isolated = ("-E", "-s") if self.python27 else ("-I",)
-        return [*python, *isolated, "-B", str(boot)]
+        """The words that start ``boot`` in this interpreter."""
+        seen = boot if self.site is None else Path(debian.PROBES) / boot.name
+        return [*self.interpreter(boot.parent), str(seen)]
 
-    @property
-    def _version(self) -> str:
-        return self.python.removeprefix("python")
+    def interpreter(self, probes: Path) -> list[str]:
+        """The words that start the interpreter, shut off from the user's own code."""
+        isolated = ("-E", "-s") if self.python27 else ("-I",)
+        if self.site is None:
+            return [self.python, *isolated, "-B"]
+        version = self.python.removeprefix("python")
+        return [*debian.enter(home(), self.site, probes, version), self.python, *isolated, "-B"]
 
 
 def home() -> Path:
@@ -209,22 +208,19 @@ def environment(name: str) -> Environment | None:
     spec = ENGINES[name]
     if isinstance(spec.kind, HostPython):
         return Environment(name, sys.executable, name)
-    if not is_complete(spec):
-        return None
-    if isinstance(spec.kind, VirtualEnvironment):
+    return made_environment(name, spec.kind) if is_complete(spec) else None
+
+
+def made_environment(name: str, kind: VirtualEnvironment | DebianRoot) -> Environment:
+    """How to start an engine in the environment that kernelprof makes for it."""
+    if isinstance(kind, VirtualEnvironment):
         return Environment(name, str(folder(name) / "bin" / "python"), name)
     variables = {}
-    if spec.kind.library_path:
-        packages = debian.packages_folder(spec.kind.python)
-        variables["LD_LIBRARY_PATH"] = ":".join(f"{packages}/{p}" for p in spec.kind.library_path)
-    return Environment(
-        name,
-        f"python{spec.kind.python}",
-        name,
-        variables,
-        site=folder(name),
-        python27=spec.kind.python == "2.7",
-    )
+    if kind.library_path:
+        packages = debian.packages_folder(kind.python)
+        variables["LD_LIBRARY_PATH"] = ":".join(f"{packages}/{p}" for p in kind.library_path)
+    python27 = kind.python == "2.7"
+    return Environment(name, f"python{kind.python}", name, variables, folder(name), python27)
 
 
 def _configured_environment(name: str, entry: dict[str, Any]) -> Environment:

@@ -6,6 +6,7 @@ A half-made environment is never used: it carries no stamp, and is made anew.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -21,12 +22,14 @@ from kernelprof.engines import (
     DebianRoot,
     EngineSpec,
     HostPython,
+    Kind,
     VirtualEnvironment,
     configured,
     environment,
     folder,
     home,
     is_complete,
+    made_environment,
     stamp,
 )
 from kernelprof.errors import KernelprofError, UsageError
@@ -63,6 +66,7 @@ def install(name: str, tell: Tell) -> bool:
                 _make_virtual_environment(name, spec.kind, tell)
             elif isinstance(spec.kind, DebianRoot):
                 _make_in_debian_root(name, spec.kind, tell)
+            _try_out(name, spec.kind, tell)
             (folder(name) / "complete.txt").write_text(stamp(spec))
     except OSError as error:
         raise KernelprofError(f"{name}: {folder(name)} could not be made: {error}") from error
@@ -134,6 +138,24 @@ def _make_in_debian_root(name: str, kind: DebianRoot, tell: Tell) -> None:
     for package in kind.stand_ins:
         (site / package).mkdir()
         (site / package / "__init__.py").touch()
+
+
+def _try_out(name: str, kind: Kind, tell: Tell) -> None:
+    """Import the engine, so that what does not run here is told now and not in a measurement."""
+    if isinstance(kind, HostPython):
+        return
+    tell("trying it out")
+    made = made_environment(name, kind)
+    done = subprocess.run(
+        [*made.interpreter(home()), "-c", f"import {name}"],
+        env={**os.environ, **made.variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise KernelprofError(f"{name} was installed and does not run: {' '.join(said)}")
 
 
 def _pip_install(python: list[str], words: tuple[str, ...], name: str, tell: Tell) -> None:

@@ -108,31 +108,56 @@ class Measurement:
         try:
             for place, group in enumerate(groups):
                 self._measure_group(group, ids, groups[place:])
+                if all(other.cpus != group.cpus for other in groups[place + 1 :]):
+                    self._close_workers(group.cpus)  # some engines never hand memory back
                 self.report.group_done(group)
         finally:
             for worker, _ in self._workers.values():
                 worker.close()
             self.run.spend("total", time.perf_counter_ns() - started)
 
+    def _close_workers(self, cpus: tuple[int, ...]) -> None:
+        for key in [key for key in self._workers if key[1] == cpus]:
+            self._workers.pop(key)[0].close()
+
     def _measure_group(self, group: Group, ids: dict[Case, int], left: list[Group]) -> None:
         settled = {c.id for c in self.run.cases() if c.stopped_by} | set(self.run.failures())
         open_cases = [case for case in group.cases if ids[case] not in settled]
         if not open_cases:
             return
+        waiting = list(dict.fromkeys(case.engine for case in open_cases))
+        seconds_each = self._seconds(group, left) / len(waiting)
+        while waiting:
+            waiting = self._measure_shift(group, waiting, open_cases, ids, seconds_each)
+
+    def _measure_shift(
+        self,
+        group: Group,
+        engines: list[str],
+        cases: list[Case],
+        ids: dict[Case, int],
+        seconds_each: float,
+    ) -> list[str]:
+        """Measure those engines of a group that fit into the memory together.
+
+        Returns:
+            The engines that have to wait until the others are done.
+        """
         self.report.step(f"{group.network.name}: building", 0.0)
-        ready = [
-            case
-            for engine in group.engines
-            for case in self._build(
-                group, engine, [c for c in open_cases if c.engine == engine], ids
-            )
-        ]
-        reason = self._rounds(group, ready, ids, self._seconds(group, left))
-        for engine in group.engines:
+        ready: list[Case] = []
+        later: list[str] = []
+        for engine in engines:
+            if ready and needed_bytes(group, engine) > available_bytes():
+                later.append(engine)
+                continue
+            ready += self._build(group, engine, [c for c in cases if c.engine == engine], ids)
+        reason = self._rounds(group, ready, ids, seconds_each * (len(engines) - len(later)))
+        for engine in set(engines) - set(later):
             self._forget(engine, group.cpus)
         for case in ready:
             if ids[case] not in self.run.failures():
                 self.run.stop(ids[case], reason)
+        return later
 
     def _seconds(self, group: Group, left: list[Group]) -> float:
         """This group's share of what is left of the budget."""

@@ -47,6 +47,7 @@ class LayerResult:
     engine_s: float | None  # None where no primitive covers the layer
     reference_s: float | None
     flop: int
+    ceiling_s: float | None = None  # what the machine needs at least, where its ceilings are known
 
     @property
     def primitives(self) -> tuple[str, ...]:
@@ -77,6 +78,7 @@ class CaseResult:
     stopped_by: str  # what ended the rounds: "interval", "rounds" or "budget"
     first_call_s: float
     layers: tuple[LayerResult, ...]
+    ceiling_s: float | None = None  # the sum of the layers' ones
 
     @property
     def error(self) -> float | None:

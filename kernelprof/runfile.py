@@ -158,6 +158,11 @@ class RunFile:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else None
 
+    def record(self, key: str, value: Any) -> None:
+        """Record a fact, or correct it."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
     def add_network(self, definition: Message) -> None:
         """Record what a network is."""
         with self._transaction() as db:

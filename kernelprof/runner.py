@@ -53,7 +53,7 @@ def choose(
         UsageError: a word that means nothing here; the message names those that do.
     """
     chosen = tuple(dict.fromkeys(network(name).name for name in networks)) or tuple(CANONICAL)
-    counts = _numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
+    counts = numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
     some = engines if engines and engines.strip() != ALL else None
     named = _known_words("engine", some, known()) if some else tuple(installed())
     if batch is not None and batch < 1:
@@ -63,7 +63,7 @@ def choose(
     return Options(
         networks=chosen,
         engines=named,
-        placements=tuple(placements(counts, _numbers(cpus, "--cpus") if cpus else None)),
+        placements=tuple(placements(counts, numbers(cpus, "--cpus") if cpus else None)),
         modes=_known_words("mode", modes, MODES),
         batch=batch,
         quick=quick,
@@ -89,7 +89,12 @@ def _known_words(what: str, text: str, known_words: Iterable[str]) -> tuple[str,
     return tuple(words)
 
 
-def _numbers(text: str, flag: str) -> list[int]:
+def numbers(text: str, flag: str) -> list[int]:
+    """The whole numbers between commas, each once.
+
+    Raises:
+        UsageError: there are none, or something else stands there.
+    """
     words = _words(text)
     if not words or not all(word.isdecimal() for word in words):
         raise UsageError(f"{flag} {text}: whole numbers are needed, separated by commas")

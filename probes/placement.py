@@ -116,3 +116,9 @@ def _loaded_libraries(name: str) -> list[str]:
     entries = [line.split(None, 5) for line in lines]
     paths = {entry[5] for entry in entries if len(entry) == 6}
     return sorted(path for path in paths if name in Path(path).name)
+
+
+def return_memory() -> None:
+    """Hand freed memory back to the system: glibc keeps it otherwise."""
+    with contextlib.suppress(AttributeError):  # another C library keeps none, or has no such call
+        ctypes.CDLL(None).malloc_trim(0)

@@ -23,7 +23,7 @@ from .decompose import Kernel
 from .engine import Engine
 from .failure import failure_of
 from .network import Network
-from .placement import pin_busiest, run_ns, thread_cpus, unpin, wait_until_idle
+from .placement import pin_busiest, return_memory, run_ns, thread_cpus, unpin, wait_until_idle
 from .primitives import primitive_from_json
 from .ranges import Ranges
 from .selfcheck import kernel_error, network_errors, update_errors
@@ -155,4 +155,5 @@ class Worker:
             self.subjects.pop(name, None)
         gc.unfreeze()
         gc.collect()
+        return_memory()
         return {}

@@ -9,6 +9,8 @@ from typing import Any
 
 from kernelprof.results import SCHEMA, CaseResult, Estimate, FailureResult, LayerResult, Results
 
+from . import bench
+
 
 def to_json(results: Results) -> dict[str, Any]:
     """The report as an object of strict JSON."""
@@ -22,6 +24,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "machine": results.machine,
             "engines": results.engines,
             "cases": [_case(case) for case in results.cases],
+            "primitives": [bench.to_json(one) for one in results.primitives],
             "failures": [_failure(failure) for failure in results.failures],
         }
     )
@@ -46,7 +49,7 @@ def _case(case: CaseResult) -> dict[str, Any]:
         **_estimate("predicted", case.predicted),
         "error": case.error,
         "reference_s": case.reference_s,
-        "ceiling_s": None,
+        "ceiling_s": case.ceiling_s,
         "coverage": case.coverage,
         "uncovered": case.uncovered,
         "parameters": case.parameters,
@@ -77,7 +80,7 @@ def _layer(layer: LayerResult) -> dict[str, Any]:
         "flop": layer.flop,
         "engine_s": layer.engine_s,
         "reference_s": layer.reference_s,
-        "ceiling_s": None,
+        "ceiling_s": layer.ceiling_s,
         "in_network_s": None,
         "kernels": [
             {
@@ -101,6 +104,7 @@ def _failure(failure: FailureResult) -> dict[str, Any]:
         "mode": failure.mode,
         "kind": failure.kind,
         "reason": failure.reason,
+        "passes": failure.passes,
     }
 
 

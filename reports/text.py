@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kernelprof.results import CaseResult, Results
 
+from .bench import bench_lines
 from .labels import full_name
 from .lines import printable
 from .order import networks
@@ -23,6 +24,9 @@ from .verdict import verdict
 
 def render(results: Results, console: Console, layers: bool = False) -> None:
     """Print the verdict, the summary, what failed and, if asked, settings and layers."""
+    if results.primitives:
+        _render_bench(results, console)
+        return
     if results.cases:
         console.print(summary_table(results, console.width))
         console.print()
@@ -38,6 +42,13 @@ def render(results: Results, console: Console, layers: bool = False) -> None:
         for case in chain.from_iterable(networks(results).values()):
             console.print()
             console.print(layers_table(case, console.width))
+
+
+def _render_bench(results: Results, console: Console) -> None:
+    for line in bench_lines(results):
+        console.print(line, soft_wrap=True)
+    console.print()
+    console.print(engines_table(results))
 
 
 def to_text(results: Results) -> str:

@@ -25,16 +25,21 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def tiny(folder, monkeypatch):
-    """An engine whose only package is a file beside it."""
+def write_wheel(folder, source="VALUE = 42\n"):
+    """A package of one module beside the environments; where it lies."""
     wheel = folder / WHEEL
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("tiny_engine.py", "VALUE = 42\n")
+        archive.writestr("tiny.py", source)
         archive.writestr("tiny_engine-1.0.dist-info/METADATA", METADATA)
         archive.writestr("tiny_engine-1.0.dist-info/WHEEL", TAGS)
         archive.writestr("tiny_engine-1.0.dist-info/RECORD", "")
-    use_packages(monkeypatch, str(wheel))
+    return str(wheel)
+
+
+@pytest.fixture
+def tiny(folder, monkeypatch):
+    """An engine of a single package."""
+    use_packages(monkeypatch, write_wheel(folder))
 
 
 def use_packages(monkeypatch, *packages):
@@ -55,7 +60,7 @@ class TestInstall:
         assert any("Successfully installed" in line for line in lines)
         found = environment("tiny")
         assert found.python == str(folder / "engines" / "tiny" / "bin" / "python")
-        assert list((folder / "engines" / "tiny").glob("lib/*/site-packages/tiny_engine.py"))
+        assert list((folder / "engines" / "tiny").glob("lib/*/site-packages/tiny.py"))
         assert install("tiny", lines.append) is False
         # Another version of the packages is another environment.
         monkeypatch.setitem(
@@ -70,6 +75,12 @@ class TestInstall:
         with pytest.raises(KernelprofError, match="no-such-engine") as refusal:
             install("tiny", lambda line: None)
         assert "run `kernelprof engines install tiny` again" in str(refusal.value)
+        assert environment("tiny") is None
+
+    def test_what_does_not_run_is_not_there(self, folder, monkeypatch):
+        use_packages(monkeypatch, write_wheel(folder, "raise ImportError('no libtiny.so')\n"))
+        with pytest.raises(KernelprofError, match=r"tiny was installed and does not run: .*libtiny"):
+            install("tiny", lambda line: None)
         assert environment("tiny") is None
 
     def test_an_unknown_engine(self, folder):

@@ -40,7 +40,7 @@ def test_every_source_file_is_in_the_wheel(wheel: Path) -> None:
         ("reports", "kernelprof/reports"),
     ):
         for path in (ROOT / room).iterdir():
-            if path.is_file() and path.suffix in (".py", ".html", ".css", ".js", ".typed"):
+            if path.is_file() and path.suffix in (".py", ".html", ".css", ".js", ".json", ".typed"):
                 assert f"{place}/{path.name}" in installed
 
 
