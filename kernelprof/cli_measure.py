@@ -15,6 +15,7 @@ from rich.text import Text
 
 from kernelprof import runner
 from kernelprof.analysis import case_results, failures, primitive_results, results
+from kernelprof.ceilings import load
 from kernelprof.console import err, out
 from kernelprof.machine import this_machine
 from kernelprof.measure import Report, sole_measurement
@@ -46,17 +47,23 @@ def measure(options: Options | None, path: Path | None) -> None:
     command = shlex.join(["kernelprof", *sys.argv[1:]])
     with sole_measurement():
         file, options = runner.open_run(path, options, command)
+        counts = sorted({len(cpus) for cpus in options.placements})
+        if options.primitives or _are_known(counts):
+            _record_ceilings(file, counts)
         _measure_until_stopped(file, options)
-        _record_ceilings(file, options)
+        _record_ceilings(file, counts)  # last: the first result of a network must not wait for it
     _conclude(file)
 
 
-def _record_ceilings(file: RunFile, options: Options) -> None:
-    """What the machine cannot exceed; measured last, as no result has to wait for it."""
+def _are_known(counts: list[int]) -> bool:
+    return set(counts) <= set(load(this_machine().fingerprint).placements)
+
+
+def _record_ceilings(file: RunFile, counts: list[int]) -> None:
+    """What the machine cannot exceed with so many threads, measured unless it is known."""
     if file.meta("ceilings") is None:
         from kernelprof.saturation import ceilings  # loads a compiler: slow, and mostly not needed
 
-        counts = sorted({len(cpus) for cpus in options.placements})
         with progress() as step:
             file.record("ceilings", ceilings(this_machine(), counts, tell=step).to_json())
 

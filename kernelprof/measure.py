@@ -25,6 +25,7 @@ DEADLY = ("crash", "timeout")  # the kinds of failure after which a worker is go
 MENDABLE = ("memory", "no_engine")  # those that may be gone when a run is carried on with
 WARM_UP_S = 1.0  # per case at most, beyond the calls that it takes at least
 ROUNDS_PER_TURN = 3
+SPARE_BYTES = 2**30  # left free where engines are in memory together: estimates are none too sure
 CALIBRATION_S = 1.0  # of turns per group of tiny networks
 LOCK = Path(tempfile.gettempdir()) / "kernelprof.lock"
 
@@ -147,7 +148,7 @@ class Measurement:
         ready: list[Case] = []
         later: list[str] = []
         for engine in engines:
-            if ready and needed_bytes(group, engine) > available_bytes():
+            if ready and needed_bytes(group, engine) > available_bytes() - SPARE_BYTES:
                 later.append(engine)
                 continue
             ready += self._build(group, engine, [c for c in cases if c.engine == engine], ids)

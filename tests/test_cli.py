@@ -15,6 +15,7 @@ import pytest
 
 from kernelprof import cli, measure
 from kernelprof.engines import ENGINES
+from kernelprof.machine import this_machine, usable_cpus
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.runfile import RunFile
 
@@ -28,8 +29,11 @@ COMMANDS = (
     ("bench",),
     ("report",),
     ("export",),
+    ("machine",),
     ("engines", "list"),
     ("engines", "install"),
+    ("engines", "check"),
+    ("engines", "remove"),
 )
 CASE_KEYS = {
     *("network", "engine", "device", "threads", "cpus", "batch", "mode"),
@@ -47,7 +51,30 @@ def make_home(folder: Path) -> Path:
     """A folder of engines in which there is a fake one."""
     folder.mkdir(exist_ok=True)
     (folder / "engines.toml").write_text(f'[fake]\nadapter = "{FAKE}"\n')
+    plant_ceilings(folder)
     return folder
+
+
+def plant_ceilings(folder: Path) -> None:
+    """Ceilings of this machine at every thread count, so that no test has to measure them."""
+    rate = {"best_per_s": 1e12, "median_per_s": 1e12, "windows": 1}
+    placement = {
+        "cpus": [],
+        "measured": "",
+        "clock_hz": rate,
+        "arithmetic": [{"isa": "x", "dtype": "float32", "rate": rate, "loop": "", "doubts": []}],
+        "memory": [{"level": "DRAM", "operation": "read", "thread_bytes": 1, "rate": rate}],
+        "capacity_bytes": {},
+    }
+    usable = usable_cpus()
+    placements = {
+        str(n + 1): {**placement, "cpus": list(usable[: n + 1])} for n in range(len(usable))
+    }
+    fingerprint = this_machine().fingerprint
+    (folder / "machines").mkdir()
+    (folder / "machines" / f"{fingerprint}.json").write_text(
+        json.dumps({"schema": 1, "fingerprint": fingerprint, "placements": placements})
+    )
 
 
 def shell_environment(home: Path) -> dict[str, str]:
