@@ -14,6 +14,7 @@ import pytest
 from kernelprof import deepbench
 from kernelprof.analysis import failures, primitive_results
 from kernelprof.bench import LARGEST_SHARE, chosen, cost_s, spread, work_s
+from kernelprof.ceilings import Ceilings, FlopCeiling, PlacementCeilings, Rate
 from kernelprof.deepbench import PARTS, PROBLEMS, problem_set
 from kernelprof.engines import Environment
 from kernelprof.errors import UsageError
@@ -596,13 +597,17 @@ class TestAnalysis:
 
     def test_ceilings_where_they_are_known(self, planted):
         self.add_fake(planted)
-        rooflines = {1: lambda primitive, pass_: 5e-9 if primitive == LstmCell(2, 3, 4) else 0.0}
-        forward, backward = primitive_results(planted, rooflines=rooflines)
+        flop_per_s = LstmCell(2, 3, 4).flop(FORWARD) / 5e-9
+        planted.record("ceilings", ceilings_json(1, flop_per_s))
+        forward, backward = primitive_results(planted)
         assert forward.attained == pytest.approx(5 / 50)
         assert backward.attained == pytest.approx(2 * 5 / 15)
-        for unknown in ({2: lambda primitive, pass_: 1.0}, {1: lambda primitive, pass_: 0.0}):
-            found = primitive_results(planted, rooflines=unknown)
-            assert [one.attained for one in found] == [None, None]
+
+    @pytest.mark.parametrize(("threads", "flop_per_s"), [(2, 1e9), (1, None)])
+    def test_ceilings_of_something_else_say_nothing(self, planted, threads, flop_per_s):
+        self.add_fake(planted)
+        planted.record("ceilings", ceilings_json(threads, flop_per_s))
+        assert [one.attained for one in primitive_results(planted)] == [None, None]
 
     def test_a_pass_that_failed_is_named(self, planted):
         broken = {"error": None, "failure": {"kind": "wrong_result", "reason": "is off"}}
@@ -619,6 +624,14 @@ class TestAnalysis:
         self.add_fake(planted)
         assert list(primitive_results(planted, "gemm 1x1x1")) == []
         assert len(list(primitive_results(planted, alone(LstmCell(2, 3, 4)).name))) == 2
+
+
+def ceilings_json(threads, flop_per_s):
+    """A machine whose only bound is its arithmetic."""
+    rate = Rate(flop_per_s or 0.0, 0.0, 1)
+    arithmetic = (FlopCeiling("x", "float32", rate, ""),) if flop_per_s else ()
+    placement = PlacementCeilings((0,), "", rate, arithmetic, (), {})
+    return json.loads(json.dumps(Ceilings("x", {threads: placement}).to_json()))
 
 
 MEASURED = PrimitiveResult(
