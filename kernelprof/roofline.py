@@ -5,7 +5,8 @@ at the highest rate, nor than its traffic at the highest bandwidth.  As in its c
 (Ilic, Pratas, Sousa 2014) the bandwidth is that of the nearest level of memory that holds the data,
 seen from the core.
 
-The flop are those of the direct algorithm.  A convolution by Winograd's algorithm needs fewer (up
+The flop are those of the direct algorithm, but for products with padding, which engines leave out.
+A convolution by Winograd's algorithm needs fewer (up
 to 2.25 times for 3x3 filters and 2x2 tiles, Lavin & Gray 2016), so it may pass the bound "compute"
 though nothing is wrong.
 """
@@ -54,7 +55,7 @@ def attainable(primitive: Primitive, pass_: str, threads: int, ceilings: Ceiling
     level = known.level(footprint_bytes(primitive, pass_))
     dtype = primitive.operand(primitive.output).dtype
     return Attainable(
-        compute_s=_seconds(primitive.flop(pass_), known.flop_per_s(dtype)),
+        compute_s=_seconds(primitive.least_flop(pass_), known.flop_per_s(dtype)),
         memory_s=_seconds(primitive.least_bytes(pass_), known.bytes_per_s(level)),
         level=level,
     )

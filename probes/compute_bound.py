@@ -167,6 +167,21 @@ class Conv2d(Primitive):
         window = self.in_channels // self.groups * product(self.kernel)
         return 2 * self.batch * self.out_channels * product(self.extent) * window
 
+    def least_flop(self, pass_: str) -> int:
+        channels = self.in_channels // self.groups * self.out_channels
+        return 2 * self.batch * channels * self._pixels_met(0) * self._pixels_met(1)
+
+    def _pixels_met(self, axis: int) -> int:
+        """How often, along one axis, a tap of the filter meets a pixel and not the padding."""
+        size = (self.height, self.width)[axis]
+        return sum(
+            0
+            <= place * self.stride[axis] + tap * self.dilation[axis] - self.padding[2 * axis]
+            < size
+            for place in range(self.extent[axis])
+            for tap in range(self.kernel[axis])
+        )
+
 
 @dataclass(frozen=True)
 class LstmCell(Primitive):

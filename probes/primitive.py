@@ -116,6 +116,10 @@ class Primitive:
         """Floating-point operations of one pass; a multiply-add is 2."""
         raise NotImplementedError
 
+    def least_flop(self, pass_: str) -> int:
+        """Those that cannot be left out; a convolution's products with its padding can."""
+        return self.flop(pass_)
+
     def least_bytes(self, pass_: str) -> int:
         """Bytes that must move if every operand is read or written once.
 

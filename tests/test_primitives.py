@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from itertools import product as combinations
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from kernelprof.probes.memory_bound import (
 )
 from kernelprof.probes.primitive import PASSES, Operand, Primitive
 from kernelprof.probes.primitives import PRIMITIVES, primitive_from_json
+from kernelprof.probes.reference import run
 
 # Worked by hand: a primitive, and for each of its passes the flop and the least bytes.
 WORKED: list[tuple[Primitive, list[tuple[int, int]]]] = [
@@ -348,3 +350,20 @@ def test_window_extent_counts_windows(
             ceil,
         )
         assert turned == (4, expected)
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        Conv2d(2, 4, 5, 6, 6, (3, 2), groups=2),
+        Conv2d(1, 3, 7, 7, 5, (5, 5), padding=(2, 2, 2, 2)),
+        Conv2d(3, 6, 7, 11, 9, (2, 3), (1, 2), (0, 1, 1, 1), (2, 1), groups=3),
+    ],
+    ids=lambda convolution: convolution.label,
+)
+def test_least_flop_are_the_products_with_pixels(convolution: Conv2d) -> None:
+    """A convolution of ones with ones counts them."""
+    ones = {name: np.ones(convolution.operand(name).shape) for name in ("x", "w")}
+    products = run(convolution, "forward", ones)["y"].sum()
+    assert convolution.least_flop("forward") == 2 * products
+    assert convolution.least_flop("forward") <= convolution.flop("forward")
