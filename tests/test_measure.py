@@ -18,6 +18,7 @@ from kernelprof.machine import usable_cpus
 from kernelprof.measure import Measurement, Patience, Report, sole_measurement
 from kernelprof.plan import Options, StopRule, chain, groups
 from kernelprof.prediction import call_cost, kernels_ns, predict
+from kernelprof.probes.clock import ClockFacts
 from kernelprof.probes.network import INFER, MODES, TRAIN, Builder, Network
 from kernelprof.results import CaseResult, Results
 from kernelprof.runfile import WHOLE, RunFile
@@ -190,7 +191,8 @@ class TestTruth:
         facts = known.file.workers()[0][2]
         for stored in self.fake_cases(known):
             for sample in known.file.samples(stored.id):
-                harness = facts["clock_block_ns"] + facts["clock_loop_ns"] * sample["calls"]
+                clock = ClockFacts(1, facts["clock_block_ns"], facts["clock_loop_ns"])
+                harness = clock.harness_ns(sample["calls"])
                 assert harness < 5e-3 * sample["duration_ns"]
 
     def test_time_spent_adds_up(self, known):
