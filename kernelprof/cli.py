@@ -160,6 +160,8 @@ def run(
     options = runner.choose(
         network or [], engine, threads, cpus, mode, batch, budget, quick, seed, env or []
     )
+    if engine is None:
+        cli_engines.tell_missing()
     cli_measure.measure(None if cli_measure.carries_on(context, output) else options, output)
 
 

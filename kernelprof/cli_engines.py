@@ -124,12 +124,18 @@ def check_(
     for failed in checks:
         for what, why in failed.failures.items():
             err.print(f"{failed.engine}: {what}: {why}", markup=False, soft_wrap=True)
+    if not names:
+        tell_missing()
+    if not all(one.works for one in checks):
+        raise SystemExit(1)
+
+
+def tell_missing() -> None:
+    """Name the engines that are not installed, and how to get them."""
     missing = [name for name in ENGINES if name not in installed()]
-    if missing and not names:
+    if missing:
         err.print(
             f"not installed: {', '.join(missing)}; "
             f"`kernelprof engines install {' '.join(missing)}`",
             soft_wrap=True,
         )
-    if not all(one.works for one in checks):
-        raise SystemExit(1)

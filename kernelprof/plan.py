@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -205,12 +204,12 @@ def chain(depth: int) -> Network:
 
 
 def weight(group: Group) -> float:
-    """A group's claim on the budget: the root of the memory it touches.
+    """A group's claim on the budget: a power of the memory it touches.
 
     Rounds of heavy networks are slow.  Equal shares would leave them a few rounds, shares in
     proportion would leave light networks a few.
     """
-    return math.sqrt(needed_bytes(group, REFERENCE))
+    return float(needed_bytes(group, REFERENCE) ** 0.75)
 
 
 def needed_bytes(group: Group, engine: str) -> int:
