@@ -160,9 +160,9 @@ def run(
     options = runner.choose(
         network or [], engine, threads, cpus, mode, batch, budget, quick, seed, env or []
     )
+    cli_measure.measure(None if cli_measure.carries_on(context, output) else options, output)
     if engine is None:
         cli_engines.tell_missing()
-    cli_measure.measure(None if cli_measure.carries_on(context, output) else options, output)
 
 
 app.command()(cli_bench.bench)

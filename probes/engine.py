@@ -50,6 +50,8 @@ class Engine:
     """An engine in this process.  Built once per worker, after affinity and variables are set."""
 
     fusion = Fusion()
+    computes_on_caller = True
+    """Whether the calling thread is one of the pool; in some engines it only waits."""
 
     def facts(self) -> dict[str, Any]:
         """Version and settings that bear on speed: precision, layout, libraries."""

@@ -59,6 +59,7 @@ def start() -> Engine:
 class MxnetEngine(Engine):
     """Operators take their bias along; an LSTM and a batch norm go backwards in one call."""
 
+    computes_on_caller = False
     fusion = Fusion({FORWARD: WITH_BIAS, BACKWARD_WEIGHTS: WITH_BIAS}, ONE_BACKWARD_CALL)
     finish = staticmethod(mx.nd.waitall)
 

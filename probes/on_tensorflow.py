@@ -77,6 +77,8 @@ def start() -> Engine:
 class TensorflowEngine(Engine):
     """What fuses depends on oneDNN, which TensorFlow uses on CPUs with AVX-512 VNNI and newer."""
 
+    computes_on_caller = False
+
     def __init__(self) -> None:
         threads = len(os.sched_getaffinity(0))
         tf.config.threading.set_intra_op_parallelism_threads(threads)

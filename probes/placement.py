@@ -40,16 +40,18 @@ def run_ns() -> dict[int, int]:
     return found
 
 
-def pin_busiest(cpus: tuple[int, ...], before: dict[int, int]) -> None:
+def pin_busiest(cpus: tuple[int, ...], before: dict[int, int], caller: bool = True) -> None:
     """Give each of the busiest threads a CPU of its own; the calling one, if busy, the first.
 
     Busiest are those that ran most since ``before``, as many as there are CPUs: the members of
-    the engine's pool, to which the calling thread need not belong (MXNet computes on others).
+    the engine's pool, to which the calling thread may not belong (``caller``): it then stays free.
     Left free, two of them may wake up on one CPU and stay there for several milliseconds.  The
     other threads keep all CPUs.
     """
     main = os.getpid()
     ran = {tid: ns - before.get(tid, 0) for tid, ns in run_ns().items()}
+    if not caller:
+        ran.pop(main, None)
     busiest = sorted(ran, key=lambda tid: -ran[tid])[: len(cpus)]
     for tid, cpu in zip(sorted(busiest, key=lambda tid: tid != main), cpus):
         _allow(tid, {cpu})

@@ -106,7 +106,7 @@ class Worker:
                 subject = Subject(self.engine, self.clock, self.ranges, data, **asked)
                 ran = run_ns()
                 subject.warm_up(int(warm_up_s * 1e9))
-                pin_busiest(self.cpus, ran)
+                pin_busiest(self.cpus, ran, self.engine.computes_on_caller)
                 self.subjects[name] = subject
                 answers[name] = subject.describe()
             except Exception as error:  # one subject's fault is not another's
