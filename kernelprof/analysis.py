@@ -13,6 +13,7 @@ from kernelprof.ceilings import Ceilings
 from kernelprof.engines import REFERENCE
 from kernelprof.plan import Case
 from kernelprof.prediction import CallCost, Rounds, call_cost, predict
+from kernelprof.probes.layers import Layer
 from kernelprof.probes.memory_bound import SgdUpdate
 from kernelprof.probes.network import TRAIN, Network
 from kernelprof.probes.primitive import UPDATE, Primitive
@@ -139,7 +140,7 @@ def _case_result(
         rounds=len(rounds),
         stopped_by=stored.stopped_by or "",
         first_call_s=(stored.first_call_ns or 0) * 1e-9,
-        layers=tuple(_layers(run, network, kernels, rounds, reference, ceilings)),
+        layers=tuple(_layers(run, network, kernels, rounds, reference, ceilings, case)),
     )
 
 
@@ -172,6 +173,7 @@ def _layers(
     rounds: Rounds,
     reference: StoredCase | None,
     ceilings: Mapping[str, float],
+    case: Case,
 ) -> Iterable[LayerResult]:
     reference_s = _layer_seconds(run, reference) if reference else {}
     by_layer: dict[str, list[StoredKernel]] = defaultdict(list)
@@ -191,7 +193,18 @@ def _layers(
             reference_s=reference_s.get(layer.name),
             ceiling_s=ceilings.get(layer.name),
             flop=sum(kernel.compute_flop for kernel in own),
+            least_flop=_least_flop(network, layer, case),
         )
+
+
+def _least_flop(network: Network, layer: Layer, case: Case) -> int:
+    """The flop of a layer's compute-bound primitives that cannot be left out."""
+    return sum(
+        primitive.least_flop(pass_)
+        for primitive in network.primitives(layer, case.batch, case.mode)
+        if primitive.compute_bound
+        for pass_ in network.passes(layer, primitive, case.mode)
+    )
 
 
 def _layer_seconds(run: RunFile, stored: StoredCase) -> dict[str, float]:

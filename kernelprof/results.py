@@ -47,6 +47,7 @@ class LayerResult:
     engine_s: float | None  # None where no primitive covers the layer
     reference_s: float | None
     flop: int
+    least_flop: int  # without a convolution's products with its padding, which no engine computes
     ceiling_s: float | None = None  # what the machine needs at least, where its ceilings are known
 
     @property

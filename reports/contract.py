@@ -78,6 +78,7 @@ def _layer(layer: LayerResult) -> dict[str, Any]:
         "kind": layer.kind,
         "primitives": layer.primitives,
         "flop": layer.flop,
+        "least_flop": layer.least_flop,
         "engine_s": layer.engine_s,
         "reference_s": layer.reference_s,
         "ceiling_s": layer.ceiling_s,

@@ -67,7 +67,7 @@ def _layer_row(case: CaseResult, layer: LayerResult, unit: TimeUnit) -> list[Ren
         Text(printable(layer.name)),
         Text(printable(layer.kind)),
         *_time_cells(case, layer.engine_s, layer.reference_s, unit),
-        or_none(flop_per_s(layer.flop, layer.engine_s), gflop),
+        or_none(flop_per_s(layer.least_flop, layer.engine_s), gflop),
     ]
 
 

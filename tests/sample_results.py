@@ -101,9 +101,8 @@ def layer_result(
         for one in passes
     )
     calls = len(passes)
-    return LayerResult(
-        name, kind, kernels, engine_s * calls, reference_s * calls, int(flop) * calls
-    )
+    work = int(flop) * calls
+    return LayerResult(name, kind, kernels, engine_s * calls, reference_s * calls, work, work)
 
 
 def case_result(

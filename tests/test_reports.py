@@ -75,7 +75,11 @@ class TestContract:
         report = to_json(results)
         assert {"schema", "kernelprof", "machine", "engines", "cases", "failures"} <= set(report)
         assert set(report["cases"][0]) == CASE_KEYS | NEW_CASE_KEYS
-        assert set(report["cases"][0]["layers"][0]) == LAYER_KEYS | {"flop", "kernels"}
+        assert set(report["cases"][0]["layers"][0]) == LAYER_KEYS | {
+            "flop",
+            "least_flop",
+            "kernels",
+        }
         assert set(report["failures"][0]) == FAILURE_KEYS | {"passes"}
 
     def test_values(self, results):
