@@ -20,7 +20,7 @@ from kernelprof.probes.primitives import primitive_from_json
 from kernelprof.runfile import RunFile
 
 ALL = "all"  # said of engines: those that are installed
-QUICK_BUDGET_S = 90.0  # per engine
+QUICK_BUDGET_S = 75.0  # per engine
 FULL_BUDGET_S = 900.0
 
 
