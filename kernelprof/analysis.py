@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
+from kernelprof.bench_results import bench_engines, primitive_results
 from kernelprof.ceilings import Ceilings
-from kernelprof.engines import REFERENCE
+from kernelprof.measured import REFUSED, Measured, known_ceilings, load, reference_of
 from kernelprof.plan import Case
-from kernelprof.prediction import CallCost, Rounds, call_cost, predict
+from kernelprof.prediction import CallCost, call_cost
 from kernelprof.probes.layers import Layer
 from kernelprof.probes.memory_bound import SgdUpdate
 from kernelprof.probes.network import TRAIN, Network
@@ -22,18 +21,14 @@ from kernelprof.results import (
     FailureResult,
     KernelResult,
     LayerResult,
-    PrimitiveResult,
-    Ratio,
     Results,
 )
 from kernelprof.roofline import attainable
-from kernelprof.runfile import WHOLE, RunFile, StoredCase, StoredKernel
-from kernelprof.statistics import estimate, median_interval
+from kernelprof.runfile import RunFile, StoredKernel
+from kernelprof.worker_checks import run_fitness
 
 Placement = tuple[str, tuple[int, ...], str]  # engine, CPUs, mode
-# The seconds that a pass of a primitive takes at least, and so by thread count.
-Roofline = Callable[[Primitive, str], float]
-Rooflines = Mapping[int, Roofline]
+Roofline = Callable[[Primitive, str], float]  # the seconds that a pass takes at least
 
 
 def results(run: RunFile) -> Results:
@@ -48,75 +43,58 @@ def results(run: RunFile) -> Results:
         cases=tuple(case_results(run)),
         failures=tuple(failures(run)),
         primitives=tuple(primitive_results(run)),
+        fitness=run_fitness(run),
     )
-
-
-def _rooflines(run: RunFile) -> Rooflines:
-    """What the machine's ceilings say; nothing where they were not measured."""
-    stored = run.meta("ceilings")
-    if stored is None:
-        return {}
-    known = Ceilings.from_json(stored)
-    return {threads: partial(_least_s, known, threads) for threads in known.placements}
-
-
-def _least_s(known: Ceilings, threads: int, primitive: Primitive, pass_: str) -> float:
-    return attainable(primitive, pass_, threads, known).seconds
 
 
 def case_results(run: RunFile, network: str | None = None) -> Iterable[CaseResult]:
     """The measured cases, all or those of one network, in the order of the plan."""
-    costs = _call_costs(run)
-    definitions, rooflines = run.networks(), _rooflines(run)
-    cases = run.cases()
+    costs, known = _call_costs(run), known_ceilings(run)
+    definitions, cases, failed = run.networks(), run.cases(), run.failures()
     for stored in cases:
-        wanted = network is None or stored.case.network == network
-        if not wanted or stored.calibration or not stored.case.whole:
+        case = stored.case
+        wanted = case.whole and not stored.calibration and network in (None, case.network)
+        if not wanted or stored.id in failed:
             continue
-        rounds = run.call_ns(stored.id)
-        if rounds and stored.id not in run.failures():
-            definition = Network.from_json(definitions[stored.case.network])
-            cost = costs[stored.case.engine, stored.case.cpus, stored.case.mode]
-            reference = _reference_of(stored, cases)
-            roofline = rooflines.get(stored.case.threads)
-            yield _case_result(run, stored, definition, rounds, cost, reference, roofline)
-
-
-def _reference_of(stored: StoredCase, cases: list[StoredCase]) -> StoredCase | None:
-    """The reference engine's case of the same network, placement, batch and mode."""
-    case = stored.case
-    for other in cases:
-        same = (other.case.network, other.case.cpus, other.case.batch, other.case.mode) == (
-            *(case.network, case.cpus, case.batch, case.mode),
+        measured = load(run, stored, known)
+        reference = reference_of(stored, cases)
+        found = _case_result(
+            measured,
+            Network.from_json(definitions[case.network]),
+            costs[case.engine, case.cpus, case.mode],
+            load(run, reference, known) if reference else None,
+            known,
         )
-        if same and other.case.engine == REFERENCE:
-            return other
-    return None
+        if found is not None:
+            yield found
 
 
-def _call_costs(run: RunFile) -> dict[Placement, CallCost]:
-    chains: dict[Placement, list[tuple[int, Rounds]]] = defaultdict(list)
+def _call_costs(run: RunFile) -> Mapping[Placement, CallCost]:
+    chains: dict[Placement, list[Measured]] = defaultdict(list)
     for stored in run.cases():
         if stored.calibration:
             case = stored.case
-            measured = len(run.kernels(stored.id)), run.call_ns(stored.id)
-            chains[case.engine, case.cpus, case.mode].append(measured)
-    costs = {placement: call_cost(found) for placement, found in chains.items()}
+            chains[case.engine, case.cpus, case.mode].append(load(run, stored, None))
+    costs = {
+        placement: call_cost([(len(chain.kernels), chain.rounds) for chain in found])
+        for placement, found in chains.items()
+    }
     return defaultdict(CallCost, costs)
 
 
 def _case_result(
-    run: RunFile,
-    stored: StoredCase,
+    measured: Measured,
     network: Network,
-    rounds: Rounds,
     cost: CallCost,
-    reference: StoredCase | None,
-    roofline: Roofline | None,
-) -> CaseResult:
-    case = stored.case
-    ceilings = _layer_ceilings(network, case, roofline) if roofline else {}
-    kernels = run.kernels(stored.id)
+    reference: Measured | None,
+    known: Ceilings | None,
+) -> CaseResult | None:
+    """None where the whole network was not sampled yet."""
+    case, kernels = measured.stored.case, measured.kernels
+    whole = measured.whole()
+    if whole is None:
+        return None
+    ceilings = _layer_ceilings(network, case, known)
     flop = network.flop(case.batch, case.mode)
     covered = sum(kernel.compute_flop for kernel in kernels if kernel.failure is None)
     uncovered = dict.fromkeys(kernel.layer for kernel in kernels if kernel.failure)
@@ -128,24 +106,30 @@ def _case_result(
         cpus=case.cpus,
         batch=case.batch,
         mode=case.mode,
-        measured=estimate([sample[WHOLE] * 1e-9 for sample in rounds.values()]),
-        predicted=predict(rounds, cost.ns(len(kernels))) if covered else None,
+        measured=whole,
+        predicted=measured.all_kernels(cost.ns(len(kernels))) if covered else None,
         dispatch_s=cost.ns(len(kernels)) * 1e-9,
-        reference_s=_kernels_s(run, reference) if reference else None,
+        reference_s=_kernels_s(reference) if reference else None,
         ceiling_s=sum(ceilings.values()) if ceilings else None,
         coverage=covered / flop if flop else 1.0,
         uncovered=tuple(uncovered),
         parameters=network.parameters(),
         flop=flop,
-        rounds=len(rounds),
-        stopped_by=stored.stopped_by or "",
-        first_call_s=(stored.first_call_ns or 0) * 1e-9,
-        layers=tuple(_layers(run, network, kernels, rounds, reference, ceilings, case)),
+        sampling=measured.sampling,
+        first_call_s=(measured.stored.first_call_ns or 0) * 1e-9,
+        layers=tuple(_layers(measured, network, reference, ceilings)),
     )
 
 
-def _layer_ceilings(network: Network, case: Case, roofline: Roofline) -> dict[str, float]:
-    """The seconds that each layer takes at least: its primitives one by one, and its update."""
+def _layer_ceilings(network: Network, case: Case, known: Ceilings | None) -> dict[str, float]:
+    """The seconds that each layer takes at least: its primitives one by one, and its update.
+
+    Each primitive counts with its own traffic.  An engine that fuses some of them keeps what passes
+    between them out of the memory, and so might go below the sum.
+    """
+    if known is None or case.threads not in known.placements:
+        return {}
+    roofline = partial(_least_s, known, case.threads)
     found: dict[str, float] = defaultdict(float)
     for layer in network.layers:
         for primitive in network.primitives(layer, case.batch, case.mode):
@@ -158,43 +142,42 @@ def _layer_ceilings(network: Network, case: Case, roofline: Roofline) -> dict[st
     return found
 
 
-def _kernels_s(run: RunFile, stored: StoredCase) -> float | None:
+def _least_s(known: Ceilings, threads: int, primitive: Primitive, pass_: str) -> float:
+    return attainable(primitive, pass_, threads, known).seconds
+
+
+def _kernels_s(measured: Measured) -> float | None:
     """The median over rounds of the sum of all kernels, if all were measured."""
-    if any(kernel.failure for kernel in run.kernels(stored.id)):
+    if any(kernel.failure for kernel in measured.kernels):
         return None
-    rounds = run.call_ns(stored.id)
-    return predict(rounds, 0.0).value_s if rounds else None
+    total = measured.all_kernels()
+    return total.value_s if total else None
 
 
 def _layers(
-    run: RunFile,
+    measured: Measured,
     network: Network,
-    kernels: list[StoredKernel],
-    rounds: Rounds,
-    reference: StoredCase | None,
+    reference: Measured | None,
     ceilings: Mapping[str, float],
-    case: Case,
 ) -> Iterable[LayerResult]:
-    reference_s = _layer_seconds(run, reference) if reference else {}
+    reference_s = _layer_seconds(reference) if reference else {}
+    engine_s = _layer_seconds(measured)
     by_layer: dict[str, list[StoredKernel]] = defaultdict(list)
-    for kernel in kernels:
+    for kernel in measured.kernels:
         by_layer[kernel.layer].append(kernel)
     for layer in network.layers:
-        if layer.name not in by_layer:
-            continue
-        own = by_layer[layer.name]
-        timed = [_kernel_result(kernel, rounds) for kernel in own if kernel.failure is None]
-        complete = len(timed) == len(own)
-        yield LayerResult(
-            name=layer.name,
-            kind=layer.kind,
-            kernels=tuple(timed),
-            engine_s=_sum_s(rounds, [kernel.place for kernel in own]) if complete else None,
-            reference_s=reference_s.get(layer.name),
-            ceiling_s=ceilings.get(layer.name),
-            flop=sum(kernel.compute_flop for kernel in own),
-            least_flop=_least_flop(network, layer, case),
-        )
+        if layer.name in by_layer:
+            own = by_layer[layer.name]
+            yield LayerResult(
+                name=layer.name,
+                kind=layer.kind,
+                kernels=tuple(_kernel_results(measured, own)),
+                engine_s=engine_s.get(layer.name),
+                reference_s=reference_s.get(layer.name),
+                ceiling_s=ceilings.get(layer.name),
+                flop=sum(kernel.compute_flop for kernel in own),
+                least_flop=_least_flop(network, layer, measured.stored.case),
+            )
 
 
 def _least_flop(network: Network, layer: Layer, case: Case) -> int:
@@ -207,128 +190,64 @@ def _least_flop(network: Network, layer: Layer, case: Case) -> int:
     )
 
 
-def _layer_seconds(run: RunFile, stored: StoredCase) -> dict[str, float]:
+def _layer_seconds(measured: Measured) -> dict[str, float]:
     """Seconds of each layer whose kernels were all measured."""
-    rounds = run.call_ns(stored.id)
-    kernels = run.kernels(stored.id)
-    failed = {kernel.layer for kernel in kernels if kernel.failure}
-    names = dict.fromkeys(kernel.layer for kernel in kernels if kernel.layer not in failed)
-    if not rounds:
-        return {}
-    return {name: _sum_s(rounds, [k.place for k in kernels if k.layer == name]) for name in names}
+    failed = {kernel.layer for kernel in measured.kernels if kernel.failure}
+    places: dict[str, list[int]] = defaultdict(list)
+    for kernel in measured.kernels:
+        if kernel.layer not in failed:
+            places[kernel.layer].append(kernel.place)
+    return {name: measured.sum_s(own) for name, own in places.items()} if measured.rounds else {}
 
 
-def _sum_s(rounds: Rounds, places: list[int]) -> float:
-    """The median over rounds of the sum of some kernels."""
-    return float(np.median([sum(s[place] for place in places) for s in rounds.values()])) * 1e-9
-
-
-def _kernel_result(kernel: StoredKernel, rounds: Rounds) -> KernelResult:
-    return KernelResult(
-        primitives=kernel.labels,
-        passes=kernel.passes,
-        seconds=estimate([sample[kernel.place] * 1e-9 for sample in rounds.values()]),
-        flop=kernel.flop,
-        least_bytes=kernel.least_bytes,
-    )
-
-
-def primitive_results(run: RunFile, primitive: str | None = None) -> Iterable[PrimitiveResult]:
-    """What a bench measured, all or of one primitive, in the order of the plan."""
-    cases, definitions, failed = run.cases(), run.networks(), run.failures()
-    engines, rooflines = _bench_engines(run), _rooflines(run)
-    for stored in cases:
-        case = stored.case
-        wanted = case.engine in engines and primitive in (None, case.network)
-        rounds = run.call_ns(stored.id) if wanted and stored.id not in failed else {}
-        if not rounds:
-            continue
-        definition = Network.from_json(definitions[case.network])
-        roofline = rooflines.get(case.threads)
-        reference = _reference_of(stored, cases)
-        for kernel in run.kernels(stored.id):
-            if kernel.failure is None:
-                speedup = _speedup(run, kernel, rounds, reference) if reference else None
-                ceiling_s = _ceiling_s(definition, kernel, roofline) if roofline else None
-                yield _primitive_result(stored, kernel, rounds, speedup, ceiling_s)
-
-
-def _bench_engines(run: RunFile) -> set[str]:
-    """The engines whose kernels are the result; none where networks are."""
-    options = run.meta("options")
-    return set(options["engines"]) if options.get("primitives") else set()
-
-
-def _ceiling_s(definition: Network, kernel: StoredKernel, roofline: Roofline) -> float | None:
-    """What the passes of a kernel take at least; None where nothing bounds them."""
-    (primitive,) = definition.primitives(definition.layer(kernel.layer), 1, TRAIN)
-    return sum(roofline(primitive, pass_) for pass_ in kernel.passes) or None
-
-
-def _primitive_result(
-    stored: StoredCase,
-    kernel: StoredKernel,
-    rounds: Rounds,
-    speedup: Ratio | None,
-    ceiling_s: float | None,
-) -> PrimitiveResult:
-    case = stored.case
-    return PrimitiveResult(
-        primitive=case.network,
-        engine=case.engine,
-        device=case.device,
-        threads=case.threads,
-        cpus=case.cpus,
-        mode=case.mode,
-        passes=kernel.passes,
-        seconds=estimate([sample[kernel.place] * 1e-9 for sample in rounds.values()]),
-        speedup=speedup,
-        ceiling_s=ceiling_s,
-        flop=kernel.flop,
-        least_bytes=kernel.least_bytes,
-        compute_bound=kernel.compute_flop > 0,
-        rounds=len(rounds),
-        stopped_by=stored.stopped_by or "",
-    )
-
-
-def _speedup(
-    run: RunFile, kernel: StoredKernel, rounds: Rounds, reference: StoredCase
-) -> Ratio | None:
-    """How many times the reference takes as long for the same passes, in rounds that both have."""
-    same = [k for k in run.kernels(reference.id) if set(k.passes) <= set(kernel.passes)]
-    covered = {pass_ for k in same if k.failure is None for pass_ in k.passes}
-    others = run.call_ns(reference.id)
-    paired = [(others[round_], sample) for round_, sample in rounds.items() if round_ in others]
-    if covered != set(kernel.passes) or not paired:
-        return None
-    ratios = [sum(other[k.place] for k in same) / own[kernel.place] for other, own in paired]
-    return Ratio(*median_interval(ratios))
+def _kernel_results(measured: Measured, kernels: list[StoredKernel]) -> Iterable[KernelResult]:
+    for kernel in kernels:
+        seconds = None if kernel.failure else measured.kernel(kernel.place)
+        if seconds is not None:
+            yield KernelResult(
+                primitives=kernel.labels,
+                passes=kernel.passes,
+                seconds=seconds,
+                flop=kernel.flop,
+                least_bytes=kernel.least_bytes,
+                cold_bytes=kernel.cold_bytes,
+                lukewarm=kernel.lukewarm,
+            )
 
 
 def failures(run: RunFile) -> Iterable[FailureResult]:
-    """The cases that failed, and of a bench the passes that did, in the order of the plan."""
-    found, engines = run.failures(), _bench_engines(run)
+    """What failed, in the order of the plan: cases, passes of a bench, and what cannot be."""
+    found, alone, known = run.failures(), bench_engines(run), known_ceilings(run)
     for stored in run.cases():
         case = stored.case
         what = case.network, case.engine, case.threads, case.batch, case.mode
         if stored.id in found:
             yield FailureResult(*what, *found[stored.id])
-        elif case.engine in engines:
-            for kernel in run.kernels(stored.id):
-                if kernel.failure is not None:
-                    yield FailureResult(*what, *kernel.failure, kernel.passes)
+            continue
+        if not stored.calibration and (case.whole or case.engine in alone):
+            for kernel in load(run, stored, known).kernels:
+                kind, reason = kernel.failure or ("", "")
+                if case.whole and kind in REFUSED:
+                    yield FailureResult(*what, kind, f"{kernel.layer}: {reason}", kernel.passes)
+                elif kind and not case.whole:
+                    yield FailureResult(*what, kind, reason, kernel.passes)
 
 
 def _engines(run: RunFile) -> dict[str, dict[str, Any]]:
-    """Facts of each engine, and the variables that the user set for it.
+    """Facts of each engine, the threads of its pools, and the variables that the user set for it.
 
-    What differs between its workers (threads, process) is left out.
+    ``pool_threads`` has the size of the pool for each number of threads asked for, where the engine
+    tells it.  What else differs between its workers (process, memory) is left out.
     """
-    private = ("pid", "threads", "thread_cpus")
+    private = ("pid", "threads", "thread_cpus", "node_bytes", "denormal_slowdown")
     found: dict[str, dict[str, Any]] = {}
-    for engine, _, facts in run.workers():
+    pools: dict[str, dict[str, int]] = defaultdict(dict)
+    for engine, cpus, facts in run.workers():
         found[engine] = {key: value for key, value in facts.items() if key not in private}
+        if facts.get("threads") is not None:
+            pools[engine][str(len(cpus))] = facts["threads"]
+    for engine, pool in pools.items():
+        found[engine]["pool_threads"] = pool
     for engine, name, value in run.meta("options")["variables"]:
         if engine in found:
             found[engine].setdefault("variables", {})[name] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, cast
 
 import typer
 
-from kernelprof import __version__, cli_bench, cli_engines, cli_measure, runner
+from kernelprof import __version__, cli_bench, cli_doctor, cli_engines, cli_measure, runner
 from kernelprof.analysis import results
 from kernelprof.console import err, out
 from kernelprof.errors import KernelprofError, UsageError
@@ -19,6 +20,7 @@ from kernelprof.machine import this_machine, usable_cpus
 from kernelprof.measure import sole_measurement
 from kernelprof.probes.network import INFER, TRAIN
 from kernelprof.probes.networks import NETWORKS
+from kernelprof.probes.primitive import WARM
 from kernelprof.reports import FORMATS
 from kernelprof.reports.decomposition import decompose, networks_table
 from kernelprof.reports.machine import machine_json, machine_tables
@@ -66,7 +68,8 @@ def _explain(error: BaseException) -> None:
         raise SystemExit(2)
     path = context.command_path if context is not None else "kernelprof"
     message = " ".join(str(getattr(error, "format_message", lambda: error)()).split())
-    _fail(f"{message.rstrip('.')}; see `{path} --help`", 2)
+    below_zero = " (a size is made of numbers from 1)" if re.search(r"option: -\d", message) else ""
+    _fail(f"{message.rstrip('.')}{below_zero}; see `{path} --help`", 2)
 
 
 def _fail(message: str, status: int) -> None:
@@ -87,6 +90,9 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+app.command()(cli_doctor.doctor)
 
 
 @app.command()
@@ -145,11 +151,20 @@ def run(
     env: Annotated[
         list[str] | None, typer.Option(help="A variable for one engine: ENGINE:NAME=VALUE.")
     ] = None,
+    cache: Annotated[
+        str, typer.Option(help="Operands of kernels: warm, weights-cold or cold.")
+    ] = WARM,
+    processes: Annotated[
+        int | None, typer.Option(help="Fresh ones per engine; default: 3, with --quick 1.")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Time to spend measuring: 90s, 5m, 1h.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller batches, a few minutes.")] = False,
     seed: Annotated[int, typer.Option(help="Of the random data and the order of turns.")] = 1,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure even where `doctor` blocks; the run says so.")
+    ] = False,
 ) -> None:
     """Measure networks and their primitives, predict, compare.
 
@@ -158,9 +173,11 @@ def run(
     if device != "cpu":
         raise UsageError(f"unknown device {device!r}; known: cpu")
     options = runner.choose(
-        network or [], engine, threads, cpus, mode, batch, budget, quick, seed, env or []
+        *(network or [], engine, threads, cpus, mode, batch, budget, quick, seed, env or []),
+        *(cache, processes),
     )
-    cli_measure.measure(None if cli_measure.carries_on(context, output) else options, output)
+    options_if_new = None if cli_measure.carries_on(context, output) else options
+    cli_measure.measure(options_if_new, output, force)
     if engine is None:
         cli_engines.tell_missing()
 
@@ -183,7 +200,10 @@ def report(
     """
     if format_ not in FORMATS:
         raise UsageError(f"unknown format {format_!r}; known: {', '.join(FORMATS)}")
-    found = results(RunFile.open(run))
+    file = RunFile.open(run)
+    if cli_measure.is_of_bench(file) and (charts is not None or format_ == "html"):
+        raise UsageError(f"{run} holds a bench, which has no page or charts; take text or json")
+    found = results(file)
     if charts is not None:
         _save_charts(found, charts)
         return

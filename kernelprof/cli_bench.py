@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,9 @@ from kernelprof.deepbench import PARTS, problem_set
 from kernelprof.errors import UsageError
 from kernelprof.plan import Options, alone
 from kernelprof.probes.network import INFER
-from kernelprof.probes.primitive import Primitive
+from kernelprof.probes.primitive import WARM, Primitive
 from kernelprof.probes.primitives import PRIMITIVES
-from kernelprof.sizes import example, known_kind, primitives, read_file
+from kernelprof.sizes import example, known_kind, read_file, sorted_out
 from kernelprof.units import counted
 
 
@@ -52,11 +53,16 @@ def bench(
     env: Annotated[
         list[str] | None, typer.Option(help="A variable for one engine: ENGINE:NAME=VALUE.")
     ] = None,
+    cache: Annotated[str, typer.Option(help="Of operands: warm, weights-cold or cold.")] = WARM,
+    processes: Annotated[int, typer.Option(help="Fresh ones per engine and size.")] = 1,
     budget: Annotated[
         str | None,
         typer.Option(help="Time to spend: 90s, 5m, 1h. Sizes it has no room for are left out."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random data and the order of turns.")] = 1,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure even where `doctor` blocks; the run says so.")
+    ] = False,
 ) -> None:
     """Time primitives by themselves: in engines, and in the reference kernels.
 
@@ -79,39 +85,53 @@ def bench(
     """
     options = None
     if not cli_measure.carries_on(context, output):
-        asked = runner.choose([], engine, threads, cpus, mode, None, budget, False, seed, env or [])
+        asked = runner.choose(
+            *([], engine, threads, cpus, mode, None, budget, False, seed, env or []),
+            *(cache, processes),
+        )
         wanted = _wanted(primitive, [*(size or []), *(fields or [])], file, set_)
-        options, left_out = chosen(asked, wanted, asked.budget_s if budget else None)
+        asked = replace(asked, keeps_budget=budget is not None)
+        options, left_out = chosen(asked, wanted, cli_measure.machine_ceilings(asked, force))
         _tell_left_out(left_out, options)
-    cli_measure.measure(options, output)
+    cli_measure.measure(options, output, force)
 
 
 def _wanted(
     kind: str | None, sizes: Iterable[str], file: Path | None, set_name: str | None
 ) -> list[Primitive]:
     """All primitives that were asked for, in one way or another."""
-    found = []
+    found: list[Primitive] = []
+    mistakes: list[UsageError] = []
     if kind is not None:
         known_kind(kind)
-        found = [one for text in sizes for one in primitives(kind, text)]
-        found += read_file(kind, file) if file is not None else []
+        texts = [("", text) for text in sizes]
+        texts += read_file(kind, file) if file is not None else []
+        found, mistakes = sorted_out(kind, texts)
     elif file is not None or set_name is None:
         raise UsageError(f"name a primitive; known: {', '.join(PRIMITIVES)}")
     if set_name is not None:
         problems = problem_set(set_name, kind)
         _tell_unknown(set_name, problems.left_out)
         found += problems.primitives
-    if not found:
+    if not found and not mistakes:
         raise UsageError(
             f"name a size of {kind}, such as {example(str(kind))}, a --file or a --set"
         )
+    last = None if found else mistakes.pop()  # what is said last where nothing can be measured
+    for mistake in mistakes:
+        err.print(f"left out: {mistake}", markup=False, soft_wrap=True)
+    if last is not None:
+        raise last
     return found
 
 
 def _tell_unknown(set_name: str, left_out: Mapping[str, int]) -> None:
     if left_out:
         listed = ", ".join(counted(count, f"{what} problem") for what, count in left_out.items())
-        err.print(f"left out of {set_name}: {listed}, as kernelprof has no such primitive")
+        err.print(
+            f"left out of {set_name}: {listed}, as kernelprof has no such primitive",
+            soft_wrap=True,
+        )
 
 
 def _tell_left_out(left_out: list[Primitive], options: Options) -> None:

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from kernelprof import runner
-from kernelprof.analysis import case_results, failures, primitive_results, results
-from kernelprof.ceilings import load
+from kernelprof.analysis import case_results, failures, results
+from kernelprof.bench_results import primitive_results
+from kernelprof.ceilings import Ceilings, load
 from kernelprof.console import err, out
+from kernelprof.doctor import examine, other_runs
+from kernelprof.errors import KernelprofError
+from kernelprof.fitness import BLOCK, Fitness
 from kernelprof.machine import this_machine
 from kernelprof.measure import Report, sole_measurement
 from kernelprof.plan import Group, Options
 from kernelprof.reports.bench import bench_header, bench_verdict, finding_line, primitive_line
+from kernelprof.reports.doctor import check_line, fitness_sentences
 from kernelprof.reports.lines import case_header, case_line, failure_line
 from kernelprof.reports.text import render
 from kernelprof.runfile import RunFile
+from kernelprof.units import duration
+from kernelprof.worker_checks import worker_fitness
+
+NOT_FIT = "nothing was measured; do as said above, or say --force to go on and mark the run"
 
 
 def carries_on(context: typer.Context, path: Path | None) -> bool:
     """Whether a command asks for nothing but to carry on with a file that is there."""
-    given = [name for name in context.params if _was_given(context, name)]
-    return path is not None and path.exists() and given == ["output"]
+    given = {name for name in context.params if _was_given(context, name)}
+    return path is not None and path.exists() and given <= {"output", "force"}
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
@@ -37,48 +48,104 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def measure(options: Options | None, path: Path | None) -> None:
+def measure(options: Options | None, path: Path | None, force: bool) -> None:
     """Measure into a file, and print what comes of it.
 
     ``options`` None carries on with what the file was started for; without a path the file is
-    called after the time.
+    called after the time.  ``force`` measures although the machine is not fit for it.
     """
     path = path or Path(f"kernelprof-{datetime.now():%Y%m%d-%H%M%S}.kprof")
     command = shlex.join(["kernelprof", *sys.argv[1:]])
-    with sole_measurement():
+    others = other_runs()
+    goes_on = force and others.outcome == BLOCK
+    with nullcontext() if goes_on else sole_measurement():
+        is_new = not path.exists()
         file, options = runner.open_run(path, options, command)
-        counts = sorted({len(cpus) for cpus in options.placements})
-        if options.primitives or _are_known(counts):
-            _record_ceilings(file, counts)
-        _measure_until_stopped(file, options)
-        _record_ceilings(file, counts)  # last: the first result of a network must not wait for it
+        try:
+            fitness = Fitness((others, *examine(options)))
+            _tell(fitness)
+            if fitness.blocks and not force:
+                _refuse(file, is_new)
+            _record_fitness(fitness, file)
+            _measure_all(file, options)
+        except KeyboardInterrupt:
+            err.print(
+                f"\nStopped. What was measured is in {path}; `kernelprof run -o {path}` goes on.",
+                soft_wrap=True,
+            )
+            raise SystemExit(130) from None
     _conclude(file)
+
+
+def _refuse(file: RunFile, is_new: bool) -> NoReturn:
+    """Measure nothing; a file without anything in it is not left behind."""
+    file.close()
+    if is_new:
+        file.path.unlink()
+    raise KernelprofError(NOT_FIT)
+
+
+def _record_fitness(fitness: Fitness, file: RunFile) -> None:
+    """Record what was checked, beside what was when the run was started."""
+    fitness = replace(fitness, forced=bool(fitness.blocks))
+    earlier = file.meta("fitness")
+    if earlier is not None:
+        fitness = fitness.with_earlier(Fitness.from_json(earlier))
+    file.record("fitness", fitness.to_json())
+
+
+def _tell(fitness: Fitness) -> None:
+    for check in [*fitness.warnings, *fitness.blocks]:
+        err.print(check_line(check), soft_wrap=True)
+
+
+def _measure_all(file: RunFile, options: Options) -> None:
+    counts = sorted({len(cpus) for cpus in options.placements})
+    if options.primitives or _are_known(counts):
+        _record_ceilings(file, counts)
+    with progress() as step:
+        runner.measure(file, options, Report(step, _printer(file)))
+    _record_ceilings(file, counts)  # last: the first result of a network must not wait for it
+
+
+def is_of_bench(file: RunFile) -> bool:
+    """Whether a file holds primitives by themselves, and no networks."""
+    return bool(file.meta("options").get("primitives"))
 
 
 def _are_known(counts: list[int]) -> bool:
     return set(counts) <= set(load(this_machine().fingerprint).placements)
 
 
-def _record_ceilings(file: RunFile, counts: list[int]) -> None:
+def machine_ceilings(options: Options, force: bool) -> Ceilings:
+    """What the machine cannot exceed, for a choice before anything else is measured.
+
+    Raises:
+        KernelprofError: they are not known, and the machine is not fit to measure them.
+    """
+    counts = sorted({len(cpus) for cpus in options.placements})
+    if _are_known(counts):
+        return load(this_machine().fingerprint)
+    fitness = Fitness(tuple(examine(options)))
+    if fitness.blocks and not force:
+        _tell(fitness)
+        raise KernelprofError(NOT_FIT)
+    err.print("measuring what this machine cannot exceed: once, and beside the budget")
+    with sole_measurement():
+        return _ceilings(counts)
+
+
+def _ceilings(counts: list[int]) -> Ceilings:
     """What the machine cannot exceed with so many threads, measured unless it is known."""
+    from kernelprof.saturation import ceilings  # loads a compiler: slow, and mostly not needed
+
+    with progress() as step:
+        return ceilings(this_machine(), counts, tell=step)
+
+
+def _record_ceilings(file: RunFile, counts: list[int]) -> None:
     if file.meta("ceilings") is None:
-        from kernelprof.saturation import ceilings  # loads a compiler: slow, and mostly not needed
-
-        with progress() as step:
-            file.record("ceilings", ceilings(this_machine(), counts, tell=step).to_json())
-
-
-def _measure_until_stopped(file: RunFile, options: Options) -> None:
-    try:
-        with progress() as step:
-            runner.measure(file, options, Report(step, _printer(file)))
-    except KeyboardInterrupt:
-        err.print(
-            f"\nStopped. What was measured is in {file.path}; "
-            f"`kernelprof run -o {file.path}` goes on.",
-            soft_wrap=True,
-        )
-        raise SystemExit(130) from None
+        file.record("ceilings", _ceilings(counts).to_json())
 
 
 @contextmanager
@@ -136,10 +203,12 @@ def _lines(file: RunFile, group: Group) -> Iterator[Text]:
 def _conclude(file: RunFile) -> None:
     """The summary, and where the run's own time went; exit status 1 where nothing was measured."""
     found = results(file)
-    is_bench = bool(file.meta("options").get("primitives"))
+    is_bench = is_of_bench(file)
+    _tell(worker_fitness(file))
     out.print()
     if is_bench:
-        out.print(bench_verdict(found))
+        for sentence in [bench_verdict(found), *fitness_sentences(found)]:
+            out.print(sentence)
     else:
         render(found, out)
     spent = file.spent()
@@ -150,6 +219,7 @@ def _conclude(file: RunFile) -> None:
         f"({spent.get('samples', 0) * 1e-9:.0f} s) and warm-up.",
         soft_wrap=True,
     )
+    _tell_excess(file.meta("options"), total * 1e-9)
     report = f"kernelprof report {file.path}"
     out.print(
         f"The run is in {file.path}; `{report}` shows it again."
@@ -160,3 +230,13 @@ def _conclude(file: RunFile) -> None:
     )
     if not found.cases and not found.primitives:
         raise SystemExit(1)
+
+
+def _tell_excess(options: Mapping[str, Any], total_s: float) -> None:
+    budget_s = options["budget_s"]
+    if options.get("keeps_budget") and total_s > budget_s:
+        err.print(
+            f"That is {duration(total_s - budget_s)} more than the budget of {duration(budget_s)}: "
+            "the last sizes took longer than those before them foretold.",
+            soft_wrap=True,
+        )

@@ -16,7 +16,10 @@ from kernelprof.errors import KernelprofError
 
 RELEASE = "bullseye"
 PACKAGES = ("python3-caffe", "libopenblas0-pthread", "python2.7", "libpython2.7", "libopenmpi3")
-PROBES = "/mnt"  # an empty folder of every Debian, where the probes are seen inside
+# Empty folders of every Debian: where the probes are seen inside, and a profiler's own files.
+PROBES = "/mnt"
+TOOL = "/media"
+TOOL_VARIABLE = "NVTX_INJECTION64_PATH"  # names the library through which NVTX reaches a profiler
 
 Tell = Callable[[str], None]
 
@@ -52,13 +55,31 @@ def enter(home: Path, site: Path, probes: Path, python: str) -> list[str]:
     """The words that run what follows them inside the root.
 
     The process numbers stay those of the host, so that a worker's threads are found in /proc
-    from outside.
+    from outside.  What the user preloads is made for the host, and stays there.
     """
     binds = {str(root(home)): "/", str(probes): PROBES, str(site): packages_folder(python)}
     words = [find("bwrap", home) or "bwrap", "--die-with-parent"]
     for source, target in [*binds.items(), ("/proc", "/proc"), ("/sys", "/sys")]:
         words += ["--ro-bind", source, target]
-    return [*words, "--dev", "/dev", "--tmpfs", "/run", "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    words += ["--tmpfs", "/run", *(_shared_with_tool() or ("--dev", "/dev", "--tmpfs", "/tmp"))]
+    return [*words, "--unsetenv", "LD_PRELOAD", "--chdir", "/tmp"]
+
+
+def _shared_with_tool() -> list[str]:
+    """The words that let NVTX find the user's tool inside, if there is one, and the tool its peers.
+
+    Beside it lie the libraries that it needs; it talks to a profiler outside through files in /tmp
+    and /dev/shm.
+    """
+    named = Path(os.environ.get(TOOL_VARIABLE, ""))
+    if not (named.is_absolute() and os.path.isfile(named)):
+        return []
+    tool = named.resolve()
+    return [
+        *("--dev-bind", "/dev", "/dev", "--bind", "/tmp", "/tmp"),
+        *("--ro-bind", str(tool.parent), TOOL, "--setenv", TOOL_VARIABLE, f"{TOOL}/{tool.name}"),
+        *("--setenv", "MPLCONFIGDIR", "/run"),  # or each worker of Caffe leaves a folder in /tmp
+    ]
 
 
 def make(home: Path, tell: Tell) -> None:
@@ -126,8 +147,11 @@ def _told(lines: Iterable[str], tell: Tell) -> list[str]:
 def _fetch_tools(home: Path, tell: Tell) -> None:
     """Unpack mmdebstrap and bubblewrap beside the environments: apt needs no rights for that."""
     advice = "install them with `apt-get install mmdebstrap bubblewrap uidmap` and try again"
-    if shutil.which("apt-get") is None:
-        raise KernelprofError(f"mmdebstrap and bwrap are needed, and there is no apt-get; {advice}")
+    for tool in ("apt-get", "dpkg"):
+        if shutil.which(tool) is None:
+            raise KernelprofError(
+                f"mmdebstrap and bwrap are needed, and there is no {tool}; {advice}"
+            )
     tell("fetching mmdebstrap and bubblewrap")
     state, tools = home / "apt", home / "tools"
     for each in (state / "lists" / "partial", state / "archives" / "partial", tools):
@@ -138,10 +162,16 @@ def _fetch_tools(home: Path, tell: Tell) -> None:
     ]
     commands = [[*apt, "update"], [*apt, "download", "mmdebstrap", "bubblewrap"]]
     for command in commands:
-        done = subprocess.run(command, cwd=state, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = "\n".join(done.stderr.strip().splitlines()[-3:])
-            raise KernelprofError(f"mmdebstrap and bwrap are needed; apt said:\n{last}\n{advice}")
+        _run(command, state, advice)
     for package in sorted(state.glob("*.deb")):
-        subprocess.run(["dpkg", "-x", str(package), str(tools)], check=True)
+        _run(["dpkg", "-x", str(package), str(tools)], state, advice)
     shutil.rmtree(state)
+
+
+def _run(command: list[str], folder: Path, advice: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = " / ".join(done.stderr.strip().splitlines()[-3:]) or f"status {done.returncode}"
+        raise KernelprofError(
+            f"mmdebstrap and bwrap are needed; {command[0]} said: {last}; {advice}"
+        )

@@ -29,6 +29,7 @@ from kernelprof.errors import UsageError
 NVTX = (
     "nvtx==0.2.11"  # the newest that both the nsys of Debian 12 (2022.4) and current ones capture
 )
+NVTX_LIBRARY = "nvidia-nvtx==13.5.25"  # where there is no package: through ctypes
 GB = 10**9
 
 
@@ -49,13 +50,15 @@ class VirtualEnvironment:
 class DebianRoot:
     """An interpreter of the Debian 11 root, which engines share, with packages of an own folder.
 
-    ``python`` is its version.  ``links`` maps names in that folder to files of the root, and
-    ``stand_ins`` are packages that the engine imports and does not need.
+    ``python`` is its version.  ``libraries`` are packages of shared libraries alone, ``links``
+    maps names in that folder to files of the root, and ``stand_ins`` are packages that the engine
+    imports and does not need.
     """
 
     python: str
     packages: tuple[str, ...]
     disk_bytes: int
+    libraries: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     stand_ins: tuple[str, ...] = ()
     library_path: tuple[str, ...] = ()
@@ -104,13 +107,14 @@ ENGINES = {
             "2.7",
             ("cntk==2.7.post2", "numpy==1.16.6", "scipy==1.2.3", "enum34==1.1.10"),
             2 * GB,
+            libraries=(NVTX_LIBRARY,),
             # It was linked against an older Open MPI; one process needs no more than the names.
             links={
                 "mpi/libmpi.so.12": f"{LIBRARIES}/libmpi.so.40",
                 "mpi/libmpi_cxx.so.1": f"{LIBRARIES}/libmpi_cxx.so.40",
             },
             stand_ins=("pip",),
-            library_path=("cntk/libs", "mpi"),
+            library_path=("cntk/libs", "mpi", "nvidia/cu13/lib"),
         ),
     ),
 }
@@ -252,6 +256,7 @@ def stamp(spec: EngineSpec) -> str:
     lines = [f"python {sys.version.split()[0]}"]
     if isinstance(kind, DebianRoot):
         lines = [f"python {kind.python} of {debian.RELEASE}", *kind.links, *kind.stand_ins]
+        lines += kind.libraries
     packages = () if isinstance(kind, HostPython) else kind.packages
     return "\n".join([*lines, *packages, ""])
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kernelprof.disturbance import WHOLE
 from kernelprof.errors import UsageError
-from kernelprof.runfile import WHOLE, RunFile
+from kernelprof.runfile import RunFile
 
 Row = dict[str, Any]
 

@@ -128,10 +128,13 @@ def _make_in_debian_root(name: str, kind: DebianRoot, tell: Tell) -> None:
         raise KernelprofError(f"{sys.executable} has no pip; `{sys.executable} -m ensurepip`")
     site = folder(name)
     site.mkdir(parents=True)
-    foreign = (f"--target={site}", f"--python-version={kind.python}", "--implementation=cp")
-    options = (*foreign, *BUILDS[kind.python], "--only-binary=:all:", "--no-deps")
-    requirements = (*options, "--ignore-requires-python", *kind.packages)
-    _pip_install([sys.executable], requirements, name, tell)
+    # Shared libraries by themselves are published for Python 3 alone, and 2.7 loads them too.
+    for python, packages in ((kind.python, kind.packages), ("3.9", kind.libraries)):
+        foreign = (f"--target={site}", f"--python-version={python}", "--implementation=cp")
+        options = (*foreign, *BUILDS[python], "--only-binary=:all:", "--no-deps")
+        requirements = (*options, "--ignore-requires-python", *packages)
+        if packages:
+            _pip_install([sys.executable], requirements, name, tell)
     for link, target in kind.links.items():
         (site / link).parent.mkdir(exist_ok=True)
         (site / link).symlink_to(target)

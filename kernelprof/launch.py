@@ -11,13 +11,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from kernelprof.debian import TOOL_VARIABLE
 from kernelprof.engines import Environment, home
 from kernelprof.errors import WorkerError
 from kernelprof.probes import boot
 from kernelprof.probes.wire import Channel, Message
-from kernelprof.python27 import write_package
+from kernelprof.python27 import TranslationError, write_package
 
 START_TIMEOUT_S = 180.0
+HAND_OVER_S = 3.0
 STDERR_TAIL_LINES = 12
 SIGNALLED = 128  # plus the signal's number is the exit status of what a signal ended
 
@@ -43,6 +45,7 @@ FIXED_VARIABLES = {
 DROPPED_VARIABLES = (
     "GOMP_CPU_AFFINITY",
     "KMP_AFFINITY",
+    "NVTX_DISABLE",  # who wants no ranges sets it for an engine
     "OMP_PLACES",
     "OMP_PROC_BIND",
     "OMP_WAIT_POLICY",
@@ -111,6 +114,11 @@ class Worker:
         return process, Channel(os.fdopen(answers_read, "rb"), os.fdopen(requests_write, "wb"))
 
     @property
+    def pid(self) -> int:
+        """The process; of an interpreter in the Debian root the one that entered it."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether the process still runs."""
         return self._process.poll() is None
@@ -160,13 +168,16 @@ class Worker:
         return "\n".join(lines[-STDERR_TAIL_LINES:])
 
     def close(self) -> None:
-        """End the process."""
+        """End the process.  If a tool takes its ranges, it has the time to hand over the last."""
+        with contextlib.suppress(BrokenPipeError):  # a request that the worker never read
+            self._channel.outgoing.close()  # at which it ends by itself, unless it is at work
+        if TOOL_VARIABLE in os.environ:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(HAND_OVER_S)
         if self.alive:
             self._process.kill()
         self._process.wait()
         self._channel.incoming.close()
-        with contextlib.suppress(BrokenPipeError):  # a request that the worker never read
-            self._channel.outgoing.close()
         self._stderr.close()
 
 
@@ -177,7 +188,7 @@ def _boot(environment: Environment) -> Path:
         return here
     try:
         return write_package(here.parent, home() / "probes-2.7")
-    except OSError as error:
+    except (OSError, TranslationError) as error:
         raise WorkerError("no_engine", f"no probes for Python 2.7: {error}") from error
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -147,6 +148,16 @@ def usable_cpus(root: Path = ROOT) -> tuple[int, ...]:
         return shared.index(cpu), cpu
 
     return tuple(sorted(allowed, key=rank))
+
+
+def caches_bytes(cpus: Iterable[int], root: Path = ROOT) -> int:
+    """What the caches hold together that these CPUs use, alone or with others."""
+    used = set(cpus)
+    return sum(
+        cache.size_bytes
+        for cache in topology.caches(root)
+        if cache.kind != topology.INSTRUCTIONS and used & set(cache.cpus)
+    )
 
 
 def placements(threads: list[int], cpus: list[int] | None) -> list[tuple[int, ...]]:

@@ -11,20 +11,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kernelprof.bench import Pace
+from kernelprof.disturbance import quiet
 from kernelprof.engines import Environment
 from kernelprof.errors import UsageError, WorkerError
 from kernelprof.launch import POOL_VARIABLES, Worker, misplacement
-from kernelprof.machine import available_bytes
+from kernelprof.machine import available_bytes, caches_bytes
+from kernelprof.measured import known_to
 from kernelprof.plan import Case, Group, Options, needed_bytes, weight
-from kernelprof.prediction import Rounds, paired_ratios
+from kernelprof.probes.primitive import WARM
 from kernelprof.probes.wire import Message
-from kernelprof.runfile import WHOLE, RunFile
-from kernelprof.statistics import half_width
+from kernelprof.runfile import RunFile
 
 DEADLY = ("crash", "timeout")  # the kinds of failure after which a worker is gone
 MENDABLE = ("memory", "no_engine")  # those that may be gone when a run is carried on with
 WARM_UP_S = 1.0  # per case at most, beyond the calls that it takes at least
-ROUNDS_PER_TURN = 3
+ROUNDS_PER_TURN = 3  # at first; short ones are taken many at a time, for a turn costs time too
+MOST_ROUNDS_PER_TURN = 20
+TURN_S = 0.1
+TIMES_CACHES = 2
 SPARE_BYTES = 2**30  # left free where engines are in memory together: estimates are none too sure
 CALIBRATION_S = 1.0  # of turns per group of tiny networks
 LOCK = Path(tempfile.gettempdir()) / "kernelprof.lock"
@@ -38,6 +43,11 @@ class Patience:
     turn_s: float = 300.0
 
 
+def _rounds_per_turn(round_s: float) -> int:
+    """How many rounds of a case make a turn of some length."""
+    return max(ROUNDS_PER_TURN, min(int(TURN_S / max(round_s, 1e-9)), MOST_ROUNDS_PER_TURN))
+
+
 def _in_turns(cases: list[Case], shuffle: random.Random) -> list[Case]:
     """All cases, those of an engine one after another: pools need time to come to rest."""
     engines = list(dict.fromkeys(case.engine for case in cases))
@@ -47,12 +57,6 @@ def _in_turns(cases: list[Case], shuffle: random.Random) -> list[Case]:
         for case in shuffle.sample(cases, len(cases))
         if case.engine == engine
     ]
-
-
-def _kernel_times(rounds: Rounds) -> list[list[float]]:
-    """For each kernel its times over the rounds."""
-    places = {place for sample in rounds.values() for place in sample} - {WHOLE}
-    return [[sample[place] for sample in rounds.values() if place in sample] for place in places]
 
 
 @contextmanager
@@ -82,6 +86,19 @@ class Report:
     group_done: Callable[[Group], None] = lambda group: None
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The share of a group's rounds and time that one of its processes takes."""
+
+    process: int
+    processes: int
+    seconds: float
+
+    def of(self, rounds: int) -> int:
+        """How many of so many rounds are taken when this process is done."""
+        return -(-rounds * (self.process + 1) // self.processes)
+
+
 @dataclass
 class Measurement:
     """A plan being measured into a run file."""
@@ -91,13 +108,15 @@ class Measurement:
     environments: dict[str, Environment | None]
     report: Report = field(default_factory=Report)
     patience: Patience = field(default_factory=Patience)
+    pace: Pace | None = None  # of a bench: its budget is all the time that passes
 
     def __post_init__(self) -> None:
         self._workers: dict[tuple[str, tuple[int, ...]], tuple[Worker, int]] = {}
+        self._started_ns = time.perf_counter_ns()
 
     def measure(self, groups: list[Group]) -> None:
         """Measure what the run file lacks.  Workers end with this call, however it ends."""
-        started = time.perf_counter_ns()
+        self._started_ns = time.perf_counter_ns()
         ids = {
             case: self.run.add_case(case, group.calibration)
             for group in groups
@@ -115,7 +134,7 @@ class Measurement:
         finally:
             for worker, _ in self._workers.values():
                 worker.close()
-            self.run.spend("total", time.perf_counter_ns() - started)
+            self.run.spend("total", time.perf_counter_ns() - self._started_ns)
 
     def _close_workers(self, cpus: tuple[int, ...]) -> None:
         for key in [key for key in self._workers if key[1] == cpus]:
@@ -124,12 +143,19 @@ class Measurement:
     def _measure_group(self, group: Group, ids: dict[Case, int], left: list[Group]) -> None:
         settled = {c.id for c in self.run.cases() if c.stopped_by} | set(self.run.failures())
         open_cases = [case for case in group.cases if ids[case] not in settled]
-        if not open_cases:
+        if not open_cases or self._is_refused(group, open_cases, ids):
             return
         waiting = list(dict.fromkeys(case.engine for case in open_cases))
         seconds_each = self._seconds(group, left) / len(waiting)
         while waiting:
             waiting = self._measure_shift(group, waiting, open_cases, ids, seconds_each)
+
+    def _is_refused(self, group: Group, cases: list[Case], ids: dict[Case, int]) -> bool:
+        """Whether the budget has no room for a group any more, which then is its failure."""
+        reason = self.pace.refusal(group, self._left_s()) if self.pace else None
+        for case in cases if reason else []:
+            self.run.add_failure(ids[case], "budget", str(reason))
+        return reason is not None
 
     def _measure_shift(
         self,
@@ -144,30 +170,78 @@ class Measurement:
         Returns:
             The engines that have to wait until the others are done.
         """
-        self.report.step(f"{group.network.name}: building", 0.0)
-        ready: list[Case] = []
         later: list[str] = []
-        for engine in engines:
-            if ready and needed_bytes(group, engine) > available_bytes() - SPARE_BYTES:
-                later.append(engine)
-                continue
-            ready += self._build(group, engine, [c for c in cases if c.engine == engine], ids)
-        reason = self._rounds(group, ready, ids, seconds_each * (len(engines) - len(later)))
-        for engine in set(engines) - set(later):
-            self._forget(engine, group.cpus)
+        processes = self.options.processes
+        for process in range(self._begun(cases, ids), processes):
+            self.report.step(f"{group.network.name}: building", 0.0)
+            started = time.monotonic()
+            ready = self._build_fitting(group, engines, cases, ids, later)
+            if self.pace:
+                self.pace.built(group, time.monotonic() - started)
+            now = [engine for engine in engines if engine not in later]
+            part = _Part(process, processes, seconds_each * len(now) / processes)
+            reason = self._rounds(group, ready, ids, part)
+            if processes > 1:
+                self._close_workers(group.cpus)
+            for engine in now:
+                self._forget(engine, group.cpus)
         for case in ready:
             if ids[case] not in self.run.failures():
                 self.run.stop(ids[case], reason)
         return later
 
+    def _begun(self, cases: list[Case], ids: dict[Case, int]) -> int:
+        """How many processes have had their turn; the last one goes on where a run was stopped."""
+        taken = [self.run.times(ids[case]) for case in cases]
+        workers = [
+            {time.worker for sample in times.values() for time in sample.values()}
+            for times in taken
+        ]
+        return min([*map(len, workers), self.options.processes - 1])
+
+    def _build_fitting(
+        self,
+        group: Group,
+        engines: list[str],
+        cases: list[Case],
+        ids: dict[Case, int],
+        later: list[str],
+    ) -> list[Case]:
+        """Build the engines' cases, and add to ``later`` those that do not fit in memory too."""
+        ready: list[Case] = []
+        for engine in engines:
+            room = available_bytes() - SPARE_BYTES
+            if engine in later or (ready and self._needed_bytes(group, engine) > room):
+                later += [engine] if engine not in later else []
+                continue
+            ready += self._build(group, engine, [c for c in cases if c.engine == engine], ids)
+        return ready
+
+    def _needed_bytes(self, group: Group, engine: str) -> int:
+        return needed_bytes(group, engine, self._together_bytes(group.cpus))
+
+    def _together_bytes(self, cpus: tuple[int, ...]) -> int:
+        """What the copies of a kernel's operands hold together, to be cold when their turn comes.
+
+        More than the caches do, for these do not drop the oldest line exactly.
+        """
+        return 0 if self.options.cache == WARM else TIMES_CACHES * caches_bytes(cpus)
+
     def _seconds(self, group: Group, left: list[Group]) -> float:
         """This group's share of what is left of the budget."""
         if group.calibration:
             return CALIBRATION_S
+        if self.pace:
+            return self.pace.rounds_s(left, self._left_s())
         spent = self.run.spent()
         used = (spent.get("samples", 0) + spent.get("warm-up", 0)) * 1e-9
         claims = sum(weight(other) for other in left if not other.calibration)
         return max(0.0, self.options.budget_s - used) * weight(group) / claims
+
+    def _left_s(self) -> float:
+        """The budget, less all the time that has passed."""
+        passed_ns = time.perf_counter_ns() - self._started_ns
+        return self.options.budget_s - (self.run.spent().get("total", 0) + passed_ns) * 1e-9
 
     def _build(
         self, group: Group, engine: str, cases: list[Case], ids: dict[Case, int]
@@ -205,12 +279,12 @@ class Measurement:
         return built
 
     def _ask_to_build(self, group: Group, engine: str, cases: list[Case]) -> Message:
-        need, free = needed_bytes(group, engine), available_bytes()
+        need, free = self._needed_bytes(group, engine), available_bytes()
         if need > free:
             raise WorkerError(
                 "memory", f"about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
             )
-        worker, _ = self._worker(engine, group.cpus)
+        worker, worker_id = self._worker(engine, group.cpus)
         answers = worker.ask(
             "build",
             self.patience.build_s,
@@ -219,10 +293,13 @@ class Measurement:
             subjects={case.mode: {"mode": case.mode, "whole": case.whole} for case in cases},
             seed=self.options.seed,
             warm_up_s=WARM_UP_S,
+            cache=self.options.cache,
+            together_bytes=self._together_bytes(group.cpus),
         )
         # Only now are all threads there: an engine may start its pool with its first call.
         decided = any(name in POOL_VARIABLES for name in self._variables(engine))
         facts = worker.ask("facts", self.patience.turn_s)
+        self.run.correct_worker(worker_id, facts)
         wrong = misplacement(facts, group.cpus, None if decided else len(group.cpus))
         if wrong:
             raise WorkerError("placement", wrong)
@@ -256,41 +333,46 @@ class Measurement:
         self._workers[engine, cpus] = worker, self.run.add_worker(engine, cpus, facts)
         return self._workers[engine, cpus]
 
-    def _rounds(self, group: Group, cases: list[Case], ids: dict[Case, int], seconds: float) -> str:
-        """Rounds until the stop rule holds; what ended them.
+    def _rounds(self, group: Group, cases: list[Case], ids: dict[Case, int], part: _Part) -> str:
+        """Rounds of one process until the stop rule holds; what ended them.
 
         Some rounds make a turn.  In which order the engines take theirs, and each engine its
         modes, is shuffled anew for every turn.
         """
-        stop = self.options.stop
-        shuffle = random.Random(f"{self.options.seed} {group.network.name} {group.cpus}")
+        least, most = part.of(self.options.stop.least), part.of(self.options.stop.most)
+        begun = min((len(self.run.rounds(ids[case])) for case in cases), default=0)
+        shuffle = random.Random(f"{self.options.seed} {group.network.name} {group.cpus} {begun}")
         started = time.monotonic()
-        for first in range(0, stop.most, ROUNDS_PER_TURN):
+        first, step = begun, ROUNDS_PER_TURN
+        while first < most:
             alive = [case for case in cases if ids[case] not in self.run.failures()]
             if not alive:
                 return "failure"
-            passed = time.monotonic() - started
-            share = seconds if first >= stop.least else 2 * seconds
-            if first and passed * (1 + ROUNDS_PER_TURN / first) > share:
-                return "budget"
-            if first >= stop.least and all(self._is_known(ids[case], case) for case in alive):
-                return "interval"
-            rounds = list(range(first, min(first + ROUNDS_PER_TURN, stop.most)))
+            taken, passed = first - begun, time.monotonic() - started
+            share = part.seconds if first >= least else 2 * part.seconds
+            if taken:
+                step = _rounds_per_turn(passed / taken / len(alive))
+                if first >= least and all(self._is_known(ids[c], c) for c in alive):
+                    return "interval"
+                room = int((share - passed) * taken / passed)
+                if room < ROUNDS_PER_TURN:
+                    return "budget"
+                step = min(step, room)
+            goal = least if first < least else most
+            rounds = list(range(first, min(first + step, goal)))
             for case in _in_turns(alive, shuffle):
                 self._turn(group, case, ids, rounds)
-                done = (time.monotonic() - started) / max(seconds, 1e-9)
+                done = (time.monotonic() - started) / max(part.seconds, 1e-9)
                 self.report.step(f"{case.title}: round {rounds[-1] + 1}", min(done, 1.0))
+            first = rounds[-1] + 1
         return "rounds"
 
     def _is_known(self, case_id: int, case: Case) -> bool:
         """Whether what is asked of a case is known well enough; of a mere reference, nothing is."""
         if case.engine not in self.options.engines:
             return True
-        rounds = self.run.call_ns(case_id)
-        series = [paired_ratios(rounds)] if case.whole else _kernel_times(rounds)
-        return all(
-            values and half_width(values) <= self.options.stop.half_width for values in series
-        )
+        rounds = quiet(self.run.times(case_id)).rounds
+        return known_to(rounds, case.whole) <= self.options.stop.half_width
 
     def _turn(self, group: Group, case: Case, ids: dict[Case, int], rounds: list[int]) -> None:
         """One turn of one case; if its worker dies, the engine's other cases are built again."""

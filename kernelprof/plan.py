@@ -7,8 +7,9 @@ from typing import Any
 
 from kernelprof.engines import REFERENCE
 from kernelprof.probes.layers import PrimitiveLayer
-from kernelprof.probes.network import TRAIN, Builder, Network
-from kernelprof.probes.primitive import Primitive, product
+from kernelprof.probes.network import INFER, TRAIN, Builder, Network
+from kernelprof.probes.networks import NETWORKS
+from kernelprof.probes.primitive import WARM, Primitive, product
 from kernelprof.sizes import written
 
 CALIBRATION_DEPTHS = (1, 2, 4)
@@ -104,10 +105,20 @@ class Options:
     variables: tuple[tuple[str, str, str], ...] = ()  # (engine, name, value)
     stop: StopRule = StopRule()
     primitives: tuple[Primitive, ...] = ()
+    cache: str = WARM
+    processes: int = 1  # fresh ones that take a case's rounds, one after another
+    keeps_budget: bool = False  # of a bench: what there is no room for any more is left out
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, for the run file."""
         return {**asdict(self), "primitives": [one.to_json() for one in self.primitives]}
+
+
+def planned(options: Options) -> list[Group]:
+    """All that the options ask for: primitives by themselves, or networks."""
+    if options.primitives:
+        return primitive_groups(options)
+    return groups(options, [NETWORKS[name]() for name in options.networks])
 
 
 def groups(options: Options, networks: list[Network]) -> list[Group]:
@@ -212,13 +223,14 @@ def weight(group: Group) -> float:
     return float(needed_bytes(group, REFERENCE) ** 0.75)
 
 
-def needed_bytes(group: Group, engine: str) -> int:
+def needed_bytes(group: Group, engine: str, together_bytes: int = 0) -> int:
     """Memory that the cases of one engine take, estimated from above.
 
     Counted are the layers' own operands, weights, gradients and velocity of the whole network,
     and what passes between its layers, each once more for an engine's copies in a layout of its
     own; of a layer that stands alone also the gradients of its operands; of an engine that unfolds
     images (the reference does) also the largest unfolded one.  Engines hold more or less of that.
+    For operands that are to be cold come copies, ``together_bytes`` large for each kernel.
     """
     network, batch = group.network, group.batch
     mode = TRAIN if any(case.mode == TRAIN for case in group.of(engine)) else group.cases[0].mode
@@ -233,7 +245,9 @@ def needed_bytes(group: Group, engine: str) -> int:
     weights = network.parameters() * 4
     unfolded = max((_unfolded_bytes(p) for p in layers), default=0) if engine == REFERENCE else 0
     trained = 5 if mode == TRAIN else 1
-    counted = 2 * (operands + outputs + unfolded) + gradients + trained * weights
+    passes = len(layers) * (1 if mode == INFER else 3)
+    copies = passes * together_bytes + 2 * operands if together_bytes else 0
+    counted = 2 * (operands + outputs + unfolded) + gradients + trained * weights + copies
     return int(HELD.get(engine, HELD_AT_MOST) * counted) + ORACLE_BYTES
 
 

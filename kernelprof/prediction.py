@@ -12,11 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernelprof.results import Estimate
-from kernelprof.runfile import WHOLE
-from kernelprof.statistics import estimate
-
-Rounds = Mapping[int, Mapping[int, float]]  # round -> place -> nanoseconds per call
+from kernelprof.disturbance import WHOLE, Rounds
 
 
 @dataclass(frozen=True)
@@ -43,10 +39,10 @@ def call_cost(chains: Sequence[tuple[int, Rounds]]) -> CallCost:
     points = [
         (
             count,
-            float(np.median([sample[WHOLE] - kernels_ns(sample) for sample in rounds.values()])),
+            float(np.median([s[WHOLE] - kernels_ns(s) for s in complete])),
         )
         for count, rounds in chains
-        if rounds
+        if (complete := [s for s in rounds.values() if WHOLE in s and has_kernels(s)])
     ]
     if len(points) < 2:
         return CallCost(per_call_ns=points[0][1] if points else 0.0)
@@ -55,16 +51,25 @@ def call_cost(chains: Sequence[tuple[int, Rounds]]) -> CallCost:
     return CallCost(float(intercept), float(slope))
 
 
+def has_kernels(sample: Mapping[int, float]) -> bool:
+    """Whether a round holds kernels, and not only the whole network."""
+    return any(place != WHOLE for place in sample)
+
+
 def kernels_ns(sample: Mapping[int, float]) -> float:
     """The sum of all kernels of one round."""
     return sum(ns for place, ns in sample.items() if place != WHOLE)
 
 
-def predict(rounds: Rounds, cost_ns: float) -> Estimate:
-    """The network's time with its interval over rounds, in seconds."""
-    return estimate([max(kernels_ns(s) + cost_ns, 0.0) * 1e-9 for s in rounds.values()])
+def predicted_ns(rounds: Rounds, cost_ns: float) -> dict[int, float]:
+    """The network's time in each round that holds its kernels."""
+    return {
+        round_: max(kernels_ns(sample) + cost_ns, 0.0)
+        for round_, sample in rounds.items()
+        if has_kernels(sample)
+    }
 
 
 def paired_ratios(rounds: Rounds) -> list[float]:
     """Kernels / whole network in each round that holds both."""
-    return [kernels_ns(s) / s[WHOLE] for s in rounds.values() if WHOLE in s and len(s) > 1]
+    return [kernels_ns(s) / s[WHOLE] for s in rounds.values() if WHOLE in s and has_kernels(s)]

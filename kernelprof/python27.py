@@ -331,7 +331,7 @@ class _Translator(ast.NodeTransformer):
             return node
         return _call(type(node).__name__.lower(), *_unstarred(node.elts))
 
-    visit_List = visit_Set = visit_Tuple = _elements  # noqa: N815
+    visit_List = visit_Set = visit_Tuple = _elements  # noqa: N815  ast's own names
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         for side in map(ast.unparse, (node.left, *node.comparators)):
@@ -368,7 +368,7 @@ class _Translator(ast.NodeTransformer):
         if isinstance(node.value, ast.YieldFrom):
             loop: Any = ast.parse("for _each in _: yield _each").body[0]
             loop.iter = self.visit(node.value.value)
-            return loop  # type: ignore[no-any-return]
+            return loop  # type: ignore[no-any-return]  # an ast.For, as the text shows
         return self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:

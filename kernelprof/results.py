@@ -5,25 +5,54 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernelprof.fitness import Fitness
+
 SCHEMA = 1  # of the JSON report; keys may be added within a schema, never changed
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A median over rounds with its distribution-free interval, in seconds."""
+    """A median over rounds with its distribution-free interval, in seconds.
+
+    ``mad_s`` is the median absolute deviation of the rounds and ``least_s`` the fastest of them.
+    """
 
     value_s: float
     low_s: float
     high_s: float
+    mad_s: float | None = None
+    least_s: float | None = None
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A median over rounds with its distribution-free interval, of times that are paired."""
+    """A median over rounds with its bootstrap interval, of times that are paired."""
 
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a case was sampled.
+
+    ``disturbed`` rounds are left out of the results, unless that was ``unavoidable``: there were
+    too many.  ``half_width`` is the relative one of what the stop rule looks at.
+    """
+
+    rounds: int
+    processes: int = 1
+    disturbed: int = 0
+    unavoidable: bool = False
+    stopped_by: str = ""  # what ended the rounds: "interval", "rounds" or "budget"
+    half_width: float = 0.0
+    asked_half_width: float = 0.0
+
+    @property
+    def unmet(self) -> bool:
+        """Whether less is known than was asked for."""
+        return self.half_width > self.asked_half_width
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,8 @@ class KernelResult:
     seconds: Estimate
     flop: int
     least_bytes: int
+    cold_bytes: int = 0  # that came from memory at each call, as was asked for
+    lukewarm: bool = False  # too small to be made cold
 
 
 @dataclass(frozen=True)
@@ -75,8 +106,7 @@ class CaseResult:
     uncovered: tuple[str, ...]  # layers without a measured primitive
     parameters: int
     flop: int
-    rounds: int
-    stopped_by: str  # what ended the rounds: "interval", "rounds" or "budget"
+    sampling: Sampling
     first_call_s: float
     layers: tuple[LayerResult, ...]
     ceiling_s: float | None = None  # the sum of the layers' ones
@@ -110,9 +140,10 @@ class PrimitiveResult:
     ceiling_s: float | None  # what the machine needs at least, where its ceilings are known
     flop: int
     least_bytes: int
+    cold_bytes: int
+    lukewarm: bool
     compute_bound: bool
-    rounds: int
-    stopped_by: str  # what ended the rounds: "interval", "rounds" or "budget"
+    sampling: Sampling
 
     @property
     def flop_per_s(self) -> float:
@@ -157,6 +188,7 @@ class Results:
     cases: tuple[CaseResult, ...]
     failures: tuple[FailureResult, ...]
     primitives: tuple[PrimitiveResult, ...] = ()  # of a bench
+    fitness: Fitness | None = None  # what was checked of the machine and of the workers
 
 
 @dataclass

@@ -6,19 +6,21 @@ at the highest rate, nor than its traffic at the highest bandwidth.  As in its c
 seen from the core.
 
 The flop are those of the direct algorithm, but for products with padding, which engines leave out.
-A convolution by Winograd's algorithm needs fewer (up
-to 2.25 times for 3x3 filters and 2x2 tiles, Lavin & Gray 2016), so it may pass the bound "compute"
-though nothing is wrong.
+A convolution by Winograd's algorithm needs fewer (up to 2.25 times for 3x3 filters and 2x2 tiles,
+Lavin & Gray 2016), so it may pass the bound "compute" though nothing is wrong.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kernelprof.ceilings import Ceilings
+from kernelprof.probes.compute_bound import Conv2d
 from kernelprof.probes.primitive import Primitive
 
 COMPUTE = "compute"
+WINOGRAD_SAVING = 4.0  # of 3x3 filters on 4x4 tiles (Lavin & Gray 2016, section 4.2)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,36 @@ def attainable(primitive: Primitive, pass_: str, threads: int, ceilings: Ceiling
         memory_s=_seconds(primitive.least_bytes(pass_), known.bytes_per_s(level)),
         level=level,
     )
+
+
+def least_seconds(
+    primitives: Iterable[Primitive], passes: Iterable[str], threads: int, ceilings: Ceilings
+) -> float:
+    """What nothing can be faster than that runs these primitives in one call.
+
+    What an engine fuses need not go through memory in between, and Winograd's algorithm needs less
+    arithmetic; so this is less than the sum of what is attainable.
+
+    Raises:
+        KernelprofError: this thread count was not measured.
+    """
+    asked = set(passes)
+    bounds = [
+        (attainable(primitive, pass_, threads, ceilings), _saving(primitive))
+        for primitive in primitives
+        for pass_ in primitive.passes
+        if pass_ in asked
+    ]
+    compute_s = sum(bound.compute_s / saving for bound, saving in bounds)
+    return max([compute_s, *(bound.memory_s for bound, _ in bounds)])
+
+
+def _saving(primitive: Primitive) -> float:
+    """How many times fewer products than the direct algorithm another one may need."""
+    tiled = isinstance(primitive, Conv2d) and (
+        (primitive.kernel, primitive.stride, primitive.dilation) == ((3, 3), (1, 1), (1, 1))
+    )
+    return WINOGRAD_SAVING if tiled else 1.0
 
 
 def footprint_bytes(primitive: Primitive, pass_: str) -> int:

@@ -2,6 +2,7 @@
 
 Schema history:
 1  first
+2  circumstances by sample, cold operands
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernelprof.disturbance import WHOLE, Rounds, Sample, Times, times_of
 from kernelprof.errors import UsageError
 from kernelprof.plan import Case
+from kernelprof.probes.primitive import Primitive
+from kernelprof.probes.primitives import primitive_from_json
 from kernelprof.probes.wire import Message
 
-SCHEMA = 1
+SCHEMA = 2
 APPLICATION_ID = 0x4B50524F  # "KPRO", in SQLite's header
-WHOLE = -1  # the place of samples of the whole network; kernels count from 0
 
 HEADER = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA};"
 TABLES = """
@@ -35,18 +38,20 @@ CREATE TABLE cases (
     UNIQUE (network, engine, device, cpus, batch, mode));
 CREATE TABLE kernels (
     case_id INTEGER NOT NULL REFERENCES cases, place INTEGER NOT NULL, layer TEXT NOT NULL,
-    primitives TEXT NOT NULL, labels TEXT NOT NULL, passes TEXT NOT NULL, flop INTEGER NOT NULL,
-    compute_flop INTEGER NOT NULL, least_bytes INTEGER NOT NULL, error REAL,
+    primitives TEXT NOT NULL, passes TEXT NOT NULL, flop INTEGER NOT NULL,
+    compute_flop INTEGER NOT NULL, least_bytes INTEGER NOT NULL, cold_bytes INTEGER NOT NULL,
+    lukewarm INTEGER NOT NULL, error REAL,
     failure_kind TEXT, failure_reason TEXT, PRIMARY KEY (case_id, place));
 CREATE TABLE turns (
     id INTEGER PRIMARY KEY, case_id INTEGER NOT NULL REFERENCES cases,
-    worker_id INTEGER NOT NULL REFERENCES workers, turn_ns INTEGER NOT NULL,
-    steal_ticks INTEGER NOT NULL, throttled_periods INTEGER NOT NULL);
+    worker_id INTEGER NOT NULL REFERENCES workers, turn_ns INTEGER NOT NULL);
 CREATE TABLE samples (
     case_id INTEGER NOT NULL REFERENCES cases, round INTEGER NOT NULL, place INTEGER NOT NULL,
     turn_id INTEGER NOT NULL REFERENCES turns, calls INTEGER NOT NULL,
-    start_ns INTEGER NOT NULL, duration_ns INTEGER NOT NULL, minor_faults INTEGER NOT NULL,
-    major_faults INTEGER NOT NULL, involuntary_switches INTEGER NOT NULL,
+    start_ns INTEGER NOT NULL, duration_ns INTEGER NOT NULL, waited_ns INTEGER NOT NULL,
+    stolen_ns INTEGER NOT NULL, throttled_periods INTEGER NOT NULL, stops INTEGER NOT NULL,
+    minor_faults INTEGER NOT NULL, major_faults INTEGER NOT NULL,
+    involuntary_switches INTEGER NOT NULL,
     PRIMARY KEY (case_id, round, place)) WITHOUT ROWID;
 CREATE TABLE failures (
     case_id INTEGER PRIMARY KEY REFERENCES cases, kind TEXT NOT NULL, reason TEXT NOT NULL);
@@ -71,12 +76,19 @@ class StoredKernel:
 
     place: int
     layer: str
-    labels: tuple[str, ...]
+    primitives: tuple[Primitive, ...]
     passes: tuple[str, ...]
     flop: int
     compute_flop: int
     least_bytes: int
+    cold_bytes: int  # that come from memory at each call
+    lukewarm: bool  # should have come from memory, but are too small
     failure: tuple[str, str] | None  # kind and reason
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The primitives with their sizes."""
+        return tuple(primitive.label for primitive in self.primitives)
 
 
 class RunFile:
@@ -185,6 +197,11 @@ class RunFile:
             )
         return int(cursor.lastrowid or 0)
 
+    def correct_worker(self, worker_id: int, facts: Message) -> None:
+        """Record what a worker tells later: engines load libraries and start threads when used."""
+        with self._transaction() as db:
+            db.execute("UPDATE workers SET facts = ? WHERE id = ?", (json.dumps(facts), worker_id))
+
     def workers(self) -> list[tuple[str, tuple[int, ...], Message]]:
         """Engine, CPUs and facts of every worker."""
         rows = self._db.execute("SELECT engine, cpus, facts FROM workers ORDER BY id")
@@ -237,22 +254,23 @@ class RunFile:
                 (first_call_ns, case_id),
             )
             db.executemany(
-                "INSERT OR REPLACE INTO kernels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO kernels VALUES ({', '.join('?' * 13)})",
                 [_kernel_row(case_id, place, kernel) for place, kernel in enumerate(kernels)],
             )
 
     def kernels(self, case_id: int) -> list[StoredKernel]:
         """The kernels of a case in their order."""
         rows = self._db.execute(
-            "SELECT place, layer, labels, passes, flop, compute_flop, least_bytes, failure_kind,"
-            " failure_reason FROM kernels WHERE case_id = ? ORDER BY place",
+            "SELECT place, layer, primitives, passes, flop, compute_flop, least_bytes, cold_bytes,"
+            " lukewarm, failure_kind, failure_reason FROM kernels WHERE case_id = ? ORDER BY place",
             (case_id,),
         )
         return [
             StoredKernel(
-                *(row[0], row[1], tuple(json.loads(row[2])), tuple(json.loads(row[3]))),
-                *(row[4], row[5], row[6]),
-                (row[7], row[8]) if row[7] else None,
+                *(row[0], row[1], tuple(map(primitive_from_json, json.loads(row[2])))),
+                tuple(json.loads(row[3])),
+                *(row[4], row[5], row[6], row[7], bool(row[8])),
+                (row[9], row[10]) if row[9] else None,
             )
             for row in rows
         ]
@@ -261,19 +279,15 @@ class RunFile:
         """Record the samples of one turn, all of them or none; the nanoseconds they took."""
         with self._transaction() as db:
             cursor = db.execute(
-                "INSERT INTO turns (case_id, worker_id, turn_ns, steal_ticks, throttled_periods)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (
-                    *(case_id, worker_id, turn["turn_ns"]),
-                    *(turn["steal_ticks"], turn["throttled_periods"]),
-                ),
+                "INSERT INTO turns (case_id, worker_id, turn_ns) VALUES (?, ?, ?)",
+                (case_id, worker_id, turn["turn_ns"]),
             )
             rows = [
                 (case_id, round_["round"], place, cursor.lastrowid, *sample)
                 for round_ in turn["rounds"]
                 for place, sample in _samples_of(round_).items()
             ]
-            db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(f"INSERT INTO samples VALUES ({', '.join('?' * 14)})", rows)
         return sum(row[6] for row in rows)
 
     def rounds(self, case_id: int) -> set[int]:
@@ -281,17 +295,20 @@ class RunFile:
         rows = self._db.execute("SELECT DISTINCT round FROM samples WHERE case_id = ?", (case_id,))
         return {row[0] for row in rows}
 
-    def call_ns(self, case_id: int) -> dict[int, dict[int, float]]:
-        """Nanoseconds per call, by round and place."""
+    def times(self, case_id: int) -> Times:
+        """What every sample of a case took, by round and place."""
         rows = self._db.execute(
-            "SELECT round, place, duration_ns * 1.0 / calls FROM samples WHERE case_id = ?"
-            " ORDER BY round, place",
+            "SELECT round, place, worker_id, calls, duration_ns, waited_ns, stolen_ns,"
+            " throttled_periods, stops FROM samples JOIN turns ON turns.id = samples.turn_id"
+            " WHERE samples.case_id = ? ORDER BY turn_id, start_ns",
             (case_id,),
         )
-        found: dict[int, dict[int, float]] = {}
-        for round_, place, ns in rows:
-            found.setdefault(round_, {})[place] = ns
-        return found
+        return times_of(Sample(*row) for row in rows)
+
+    def call_ns(self, case_id: int) -> Rounds:
+        """Nanoseconds per call, by round and place, of disturbed samples too."""
+        times = self.times(case_id)
+        return {r: {place: t.ns for place, t in found.items()} for r, found in times.items()}
 
     def add_failure(self, case_id: int, kind: str, reason: str) -> None:
         """Record why a case has no measurement."""
@@ -328,8 +345,8 @@ class RunFile:
     def samples(self, case_id: int) -> Iterator[dict[str, Any]]:
         """Every raw sample of a case with its circumstances."""
         cursor = self._db.execute(
-            "SELECT round, turn_id, worker_id, steal_ticks, throttled_periods, place, calls,"
-            " start_ns, duration_ns, minor_faults, major_faults, involuntary_switches"
+            "SELECT round, turn_id, worker_id, place, calls, start_ns, duration_ns, waited_ns,"
+            " stolen_ns, throttled_periods, stops, minor_faults, major_faults, involuntary_switches"
             " FROM samples JOIN turns ON turns.id = samples.turn_id"
             " WHERE samples.case_id = ? ORDER BY round, place",
             (case_id,),
@@ -348,7 +365,8 @@ def _kernel_row(case_id: int, place: int, kernel: Message) -> tuple[Any, ...]:
     failure = kernel["failure"] or {"kind": None, "reason": None}
     return (
         *(case_id, place, kernel["layer"]),
-        *(json.dumps(kernel[key]) for key in ("primitives", "labels", "passes")),
-        *(kernel["flop"], kernel["compute_flop"], kernel["least_bytes"], kernel["error"]),
+        *(json.dumps(kernel[key]) for key in ("primitives", "passes")),
+        *(kernel["flop"], kernel["compute_flop"], kernel["least_bytes"]),
+        *(kernel["cold_bytes"], kernel["lukewarm"], kernel["error"]),
         *(failure["kind"], failure["reason"]),
     )

@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from kernelprof import __version__
+from kernelprof.bench import Pace
 from kernelprof.engines import REFERENCE, Environment, environment, installed, known
 from kernelprof.errors import UsageError
 from kernelprof.machine import placements, this_machine, usable_cpus
 from kernelprof.measure import Measurement, Report
-from kernelprof.plan import Options, StopRule, groups, primitive_groups
+from kernelprof.measured import known_ceilings
+from kernelprof.plan import Options, StopRule, planned
 from kernelprof.probes.network import MODES, Network
 from kernelprof.probes.networks import CANONICAL, NETWORKS
+from kernelprof.probes.primitive import CACHES, WARM
 from kernelprof.probes.primitives import primitive_from_json
 from kernelprof.runfile import RunFile
 
 ALL = "all"  # said of engines: those that are installed
 QUICK_BUDGET_S = 75.0  # per engine
 FULL_BUDGET_S = 900.0
+QUICK_PROCESSES = 1  # an engine takes seconds to start, in each of them for each network
+FULL_PROCESSES = 3
 
 
 def network(name: str) -> Network:
@@ -46,6 +51,8 @@ def choose(
     quick: bool,
     seed: int,
     variables: Iterable[str],
+    cache: str = WARM,
+    processes: int | None = None,
 ) -> Options:
     """What to measure, from the words of the command line.
 
@@ -58,6 +65,10 @@ def choose(
     named = _known_words("engine", some, known()) if some else tuple(installed())
     if batch is not None and batch < 1:
         raise UsageError(f"--batch {batch}: a batch has at least 1 sample")
+    if cache not in CACHES:
+        raise UsageError(f"--cache {cache}: unknown; known: {', '.join(CACHES)}")
+    if processes is not None and processes < 1:
+        raise UsageError(f"--processes {processes}: at least 1 is needed")
     if seed < 0:
         raise UsageError(f"--seed {seed}: a seed is 0 or more")
     return Options(
@@ -70,6 +81,8 @@ def choose(
         budget_s=seconds(budget) if budget else _budget_s(quick, len({*named, REFERENCE})),
         seed=seed,
         variables=tuple(_variable(text, named) for text in variables),
+        cache=cache,
+        processes=processes or (QUICK_PROCESSES if quick else FULL_PROCESSES),
     )
 
 
@@ -187,9 +200,6 @@ def measure(run: RunFile, options: Options, report: Report) -> None:
     environments: dict[str, Environment | None] = {
         name: environment(name) for name in dict.fromkeys((*options.engines, REFERENCE))
     }
-    planned = (
-        primitive_groups(options)
-        if options.primitives
-        else groups(options, [network(name) for name in options.networks])
-    )
-    Measurement(run, options, environments, report).measure(planned)
+    ceilings = known_ceilings(run)
+    pace = Pace(options, ceilings) if options.primitives and ceilings else None
+    Measurement(run, options, environments, report, pace=pace).measure(planned(options))

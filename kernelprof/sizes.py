@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -140,32 +141,46 @@ def known_kind(kind: str) -> str:
         UsageError: no primitive is of this kind.
     """
     if kind not in PRIMITIVES:
-        raise UsageError(f"unknown primitive {kind!r}; known: {', '.join(PRIMITIVES)}")
+        near = get_close_matches(kind.lower(), PRIMITIVES, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ";"
+        raise UsageError(f"unknown primitive {kind!r}{meant} known: {', '.join(PRIMITIVES)}")
     return kind
 
 
-def read_file(kind: str, path: Path) -> list[Primitive]:
-    """The primitives of a file with a size a line; what follows a ``#`` is a comment.
+def sorted_out(
+    kind: str, texts: Iterable[tuple[str, str]]
+) -> tuple[list[Primitive], list[UsageError]]:
+    """The primitives of those texts that are sizes, and what is wrong with the others.
+
+    Before each text comes where it stands, for the message.
+    """
+    found: list[Primitive] = []
+    mistakes: list[UsageError] = []
+    for where, text in texts:
+        try:
+            found += primitives(kind, text)
+        except UsageError as error:
+            mistakes.append(UsageError(f"{where}{error}"))
+    return found, mistakes
+
+
+def read_file(kind: str, path: Path) -> list[tuple[str, str]]:
+    """The texts of a file with a size a line, each after the line that it stands in.
+
+    What follows a ``#`` is a comment.
 
     Raises:
-        UsageError: it cannot be read, a line is no size (the message has its number), or no line
-            holds one.
+        UsageError: it cannot be read, or no line holds anything.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"cannot read {path}: {reason}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0]
-        try:
-            found += primitives(kind, text) if text.strip() else []
-        except UsageError as error:
-            raise UsageError(f"{path}, line {number}: {error}") from error
-    if not found:
+    texts = [line.partition("#")[0].strip() for line in lines]
+    if not any(texts):
         raise UsageError(f"{path} holds no size; write one a line, such as {example(kind)}")
-    return found
+    return [(f"{path}, line {number}: ", text) for number, text in enumerate(texts, 1) if text]
 
 
 def written(primitive: Primitive) -> str:

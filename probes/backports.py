@@ -34,7 +34,7 @@ def text(value=""):  # type: (Any) -> str
     try:
         return str(value)
     except UnicodeEncodeError:
-        return Unicode(value).encode("utf-8")  # type: ignore[return-value]
+        return Unicode(value).encode("utf-8")  # type: ignore[return-value]  # bytes are 2.7's str
 
 
 def greatest(*values, **options):  # type: (*Any, **Any) -> Any
@@ -71,6 +71,7 @@ def unpacked(values, before, after):  # type: (Any, int, int) -> Any
     return values[:before] + (list(values[before:end]),) + values[end:]
 
 
+# Ignored: the first base is known to 2.7 alone, and 2.7 has no dict[...] to inherit from.
 class Dict(MutableMapping, dict):  # type: ignore[misc,type-arg]
     """A dictionary that keeps the order in which its keys came."""
 
@@ -208,7 +209,7 @@ _DATA_METHODS = {
 
 def fields(data):  # type: (Any) -> tuple[Field, ...]
     """The fields of a dataclass, in order."""
-    return data._data_fields  # type: ignore[no-any-return]
+    return data._data_fields  # type: ignore[no-any-return]  # put there by dataclass()
 
 
 def replace(data, **changes):  # type: (Any, **Any) -> Any
@@ -233,6 +234,7 @@ class _NamedTupleMaker(type):
         if bases == (object,):
             return type.__new__(mcs, name, bases, body)
         names = [each for each, _ in body.pop("_annotated")]
+        # Ignored: a type checker wants to read the names here; a class in 2.7 has them in a table.
         base = collections.namedtuple(name, names)  # type: ignore[misc]
         base.__new__.__defaults__ = tuple(body.pop(each) for each in names if each in body)
         return type(name, (base,), dict(body, __slots__=()))
@@ -337,7 +339,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def perf_counter_ns():  # type: () -> int
     """Nanoseconds of the monotonic clock; a call takes about a quarter of a microsecond."""
     _clock_gettime(_CLOCK_MONOTONIC, _NOW_REFERENCE)
-    return _NOW.s * 1000000000 + _NOW.ns  # type: ignore[no-any-return]
+    return _NOW.s * 1000000000 + _NOW.ns  # type: ignore[no-any-return]  # c_long is read as int
 
 
 def monotonic():  # type: () -> float

@@ -52,6 +52,8 @@ class Engine:
     fusion = Fusion()
     computes_on_caller = True
     """Whether the calling thread is one of the pool; in some engines it only waits."""
+    shares_operands = True
+    """Whether kernels that are given the same array work on the same memory."""
 
     def facts(self) -> dict[str, Any]:
         """Version and settings that bear on speed: precision, layout, libraries."""

@@ -60,6 +60,7 @@ class CaffeEngine(Engine):
     """Convolutions and matrix products own their bias; an LSTM has one backward pass for all."""
 
     fusion = Fusion({FORWARD: WITH_BIAS, BACKWARD_WEIGHTS: WITH_BIAS}, ("lstm_cell",))
+    shares_operands = False  # a net owns its blobs
 
     def __init__(self) -> None:
         self.package = _package()  # before anything runs: to fork ends the threads of OpenBLAS

@@ -40,21 +40,28 @@ def run_ns() -> dict[int, int]:
     return found
 
 
-def pin_busiest(cpus: tuple[int, ...], before: dict[int, int], caller: bool = True) -> None:
+def pin_busiest(
+    cpus: tuple[int, ...], before: dict[int, int], caller: bool = True
+) -> tuple[int, ...]:
     """Give each of the busiest threads a CPU of its own; the calling one, if busy, the first.
 
     Busiest are those that ran most since ``before``, as many as there are CPUs: the members of
     the engine's pool, to which the calling thread may not belong (``caller``): it then stays free.
     Left free, two of them may wake up on one CPU and stay there for several milliseconds.  The
     other threads keep all CPUs.
+
+    Returns:
+        The ids of the threads that have a CPU of their own now.
     """
     main = os.getpid()
     ran = {tid: ns - before.get(tid, 0) for tid, ns in run_ns().items()}
     if not caller:
         ran.pop(main, None)
     busiest = sorted(ran, key=lambda tid: -ran[tid])[: len(cpus)]
-    for tid, cpu in zip(sorted(busiest, key=lambda tid: tid != main), cpus):
+    pinned = sorted(busiest, key=lambda tid: tid != main)
+    for tid, cpu in zip(pinned, cpus):
         _allow(tid, {cpu})
+    return tuple(pinned)
 
 
 def unpin(cpus: tuple[int, ...]) -> None:
@@ -105,7 +112,7 @@ def parse_cpus(text: str) -> tuple[int, ...]:
 
 def openblas_threads() -> int | None:
     """The size of OpenBLAS's pool in this process, or None where it is not loaded."""
-    for path in _loaded_libraries("openblas"):
+    for path in loaded_libraries("openblas"):
         library = ctypes.CDLL(path)
         for symbol in OPENBLAS_SYMBOLS:
             if hasattr(library, symbol):
@@ -113,7 +120,8 @@ def openblas_threads() -> int | None:
     return None
 
 
-def _loaded_libraries(name: str) -> list[str]:
+def loaded_libraries(name: str) -> list[str]:
+    """The paths of the libraries in this process whose file names hold ``name``."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     entries = [line.split(None, 5) for line in lines]
     paths = {entry[5] for entry in entries if len(entry) == 6}

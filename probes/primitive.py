@@ -15,6 +15,12 @@ BACKWARD_WEIGHTS = "backward_weights"
 UPDATE = "update"
 PASSES = (FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS, UPDATE)
 
+# What lies in memory, and not in a cache, when a primitive is called.
+WARM = "warm"  # nothing
+WEIGHTS_COLD = "weights-cold"
+COLD = "cold"  # all that is read
+CACHES = (WARM, WEIGHTS_COLD, COLD)
+
 ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}
 
 FLOATS = ("float32", "float64")

@@ -7,7 +7,7 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from .circumstances import Usage
+from .circumstances import Watch
 from .clock import HARNESS_SHARE, ClockFacts, calls_per_sample, time_block, warm_up
 from .data import NetworkData
 from .decompose import Kernel, kernels
@@ -16,6 +16,7 @@ from .failure import failure_of
 from .network import TRAIN
 from .oracle import Check, WrongResultError
 from .ranges import Ranges
+from .rotation import Rotation
 from .wire import Message
 
 RETAKES = 3  # of a sample that is too short
@@ -40,7 +41,9 @@ class Subject:
         engine: Engine,
         clock: ClockFacts,
         ranges: Ranges,
+        watch: Watch,
         data: NetworkData,
+        rotation: Rotation,
         mode: str,
         whole: bool,
     ) -> None:
@@ -53,12 +56,15 @@ class Subject:
         self.engine = engine
         self.clock = clock
         self.ranges = ranges
+        self.watch = watch
+        self.rotation = rotation
         self.training = mode == TRAIN
         self.title = f"{data.network.name} {mode} batch={data.batch}"
         self.kernels = kernels(data.network, data.batch, mode, engine.fusion)
         self.held: list[Any] = [None] * (len(self.kernels) + 1)
         self.failures: dict[int, Message] = {}
         self.errors: dict[int, float] = {}
+        self.caches: dict[int, Message] = {}
         self.first_call_ns: int | None = None
         self.warm_ns = 0  # spent on untimed calls
         self.whole_timed: Timed | None = None
@@ -90,7 +96,11 @@ class Subject:
         result = call()
         self.warm_ns += time.perf_counter_ns() - started
         self.errors[index] = check.verify(self.engine.fetch(kernel, result))
-        return call
+        self.caches[index] = {
+            "cold_bytes": self.rotation.cold_bytes(kernel, arrays),
+            "lukewarm": not self.rotation.suffices(kernel, arrays),
+        }
+        return self.rotation.call(self.engine, kernel, arrays, self.training, call)
 
     def _require_same_work(self, flop: int) -> None:
         """However an engine groups primitives into kernels, their flop are the definition's."""
@@ -126,11 +136,13 @@ class Subject:
         return {
             "layer": kernel.layer,
             "primitives": [primitive.to_json() for primitive in kernel.primitives],
-            "labels": [primitive.label for primitive in kernel.primitives],
             "passes": list(kernel.passes),
             "flop": kernel.flop,
             "compute_flop": kernel.compute_flop,
             "least_bytes": kernel.least_bytes,
+            "cold_bytes": 0,
+            "lukewarm": False,
+            **self.caches.get(index, {}),
             "error": self.errors.get(index),
             "failure": self.failures.get(index),
         }
@@ -233,10 +245,10 @@ class Subject:
         return timed, sample
 
     def _sample(self, timed: Timed) -> list[int]:
-        """Calls, start, duration, and the counters of the sample."""
+        """Calls, start, duration, and the circumstances of the sample."""
         with self.ranges.range(*timed.ranges):
-            before = Usage.now()
+            before = self.watch.reading()
             started = time.perf_counter_ns()
             duration = self._time(timed)
-            usage = Usage.now().since(before)
-        return [timed.calls, started, duration, *usage]
+            circumstances = self.watch.reading().since(before)
+        return [timed.calls, started, duration, *circumstances]

@@ -16,7 +16,7 @@ from typing import Callable
 
 import numpy as np
 
-from .circumstances import Disturbance
+from .circumstances import Watch
 from .clock import clock_facts
 from .data import NetworkData
 from .decompose import Kernel
@@ -24,8 +24,11 @@ from .engine import Engine
 from .failure import failure_of
 from .network import Network
 from .placement import pin_busiest, return_memory, run_ns, thread_cpus, unpin, wait_until_idle
+from .primitive import WARM
 from .primitives import primitive_from_json
+from .process_facts import process_facts
 from .ranges import Ranges
+from .rotation import Rotation
 from .selfcheck import kernel_error, network_errors, update_errors
 from .subject import Subject
 from .wire import Channel, Message
@@ -39,6 +42,8 @@ class Worker:
         self.cpus = tuple(sorted(os.sched_getaffinity(0)))
         self.clock = clock_facts()
         self.ranges = Ranges()
+        self.watch = Watch(self.cpus)
+        self.computing: tuple[int, ...] = ()  # threads that have a CPU of their own
         self.subjects: dict[str, Subject] = {}
         self.verbs: dict[str, Callable[..., Message]] = {
             "facts": self.facts,
@@ -73,8 +78,11 @@ class Worker:
 
     def facts(self) -> Message:
         """What this worker is and where it runs."""
+        own = self.engine.facts()
         return {
-            **self.engine.facts(),
+            **own,
+            **process_facts(),
+            **own,  # of what both tell, the engine knows more
             "python": platform.python_version(),
             "numpy": np.__version__,
             "pid": os.getpid(),
@@ -84,6 +92,7 @@ class Worker:
             "clock_resolution_ns": self.clock.resolution_ns,
             "clock_block_ns": self.clock.block_ns,
             "clock_loop_ns": self.clock.loop_ns,
+            **self.ranges.facts(),
         }
 
     def build(
@@ -93,20 +102,25 @@ class Worker:
         subjects: dict[str, Message],
         seed: int,
         warm_up_s: float,
+        cache: str = WARM,
+        together_bytes: int = 0,
     ) -> Message:
         """Build subjects of one network, by name; they share the data of its layers.
 
         Each subject is ``{"mode", "whole"}``; without ``whole`` only its kernels are built.
+        ``cache`` and ``together_bytes`` are those of ``Rotation``.
         """
         unpin(self.cpus)
+        shared = self.engine, self.clock, self.ranges, self.watch
+        rotation = Rotation(cache, together_bytes)
         data = NetworkData(Network.from_json(network), batch, seed)
         answers = {}
         for name, asked in subjects.items():
             try:
-                subject = Subject(self.engine, self.clock, self.ranges, data, **asked)
+                subject = Subject(*shared, data, rotation, **asked)
                 ran = run_ns()
                 subject.warm_up(int(warm_up_s * 1e9))
-                pin_busiest(self.cpus, ran, self.engine.computes_on_caller)
+                self.computing = pin_busiest(self.cpus, ran, self.engine.computes_on_caller)
                 self.subjects[name] = subject
                 answers[name] = subject.describe()
             except Exception as error:  # one subject's fault is not another's
@@ -118,9 +132,9 @@ class Worker:
         return answers
 
     def turn(self, subject: str, rounds: list[int]) -> Message:
-        """The samples of some rounds of one subject, and what happened meanwhile."""
+        """The samples of some rounds of one subject, with what happened around each."""
         started = time.perf_counter_ns()
-        before = Disturbance.now()
+        self.watch.follow(self.computing)
         gc.collect()
         gc.disable()
         try:
@@ -128,11 +142,9 @@ class Worker:
             warm_ns = self.subjects[subject].take_warm_ns()
         finally:
             gc.enable()
-        disturbance = Disturbance.now().since(before)
         wait_until_idle()
         turn_ns = time.perf_counter_ns() - started
-        spent = {"turn_ns": turn_ns, "warm_ns": warm_ns}
-        return {"rounds": sampled, **spent, **disturbance._asdict()}
+        return {"rounds": sampled, "turn_ns": turn_ns, "warm_ns": warm_ns}
 
     def check_kernel(self, primitives: list[Message], passes: list[str], seed: int) -> Message:
         """Hold one kernel against the oracle."""

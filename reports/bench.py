@@ -13,6 +13,7 @@ from kernelprof.units import bandwidth, counted, duration, magnitude, rate, shar
 
 from .derived import half_width
 from .lines import printable
+from .sampling import sampling_json, sampling_verdict
 from .text_table import NONE, or_none
 
 INDENT = "  "
@@ -67,10 +68,18 @@ def finding_line(one: PrimitiveResult | FailureResult) -> Text:
 
 
 def bench_verdict(results: Results) -> str:
-    """The outcome in a sentence."""
+    """The outcome in a few sentences."""
     sizes = len({one.primitive for one in results.primitives})
     outcome = f"{counted(len(results.primitives), 'kernel')} of {counted(sizes, 'size')} measured"
-    return f"{outcome}; {len(results.failures)} failed." if results.failures else f"{outcome}."
+    first = f"{outcome}; {len(results.failures)} failed." if results.failures else f"{outcome}."
+    lukewarm = sum(one.lukewarm for one in results.primitives)
+    return " ".join(
+        [
+            first,
+            *sampling_verdict([one.sampling for one in results.primitives]),
+            *([f"{counted(lukewarm, 'kernel')} too small to be made cold."] if lukewarm else []),
+        ]
+    )
 
 
 def to_json(one: PrimitiveResult) -> dict[str, Any]:
@@ -87,6 +96,8 @@ def to_json(one: PrimitiveResult) -> dict[str, Any]:
         "measured_s": one.seconds.value_s,
         "measured_low_s": one.seconds.low_s,
         "measured_high_s": one.seconds.high_s,
+        "measured_mad_s": one.seconds.mad_s,
+        "measured_least_s": one.seconds.least_s,
         "faster": ratio.value if ratio else None,
         "faster_low": ratio.low if ratio else None,
         "faster_high": ratio.high if ratio else None,
@@ -94,8 +105,9 @@ def to_json(one: PrimitiveResult) -> dict[str, Any]:
         "flop": one.flop,
         "least_bytes": one.least_bytes,
         "compute_bound": one.compute_bound,
-        "rounds": one.rounds,
-        "stopped_by": one.stopped_by,
+        "cold_bytes": one.cold_bytes,
+        "lukewarm": one.lukewarm,
+        **sampling_json(one.sampling),
     }
 
 

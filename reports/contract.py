@@ -10,6 +10,7 @@ from typing import Any
 from kernelprof.results import SCHEMA, CaseResult, Estimate, FailureResult, LayerResult, Results
 
 from . import bench
+from .sampling import sampling_json
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "engines": results.engines,
             "cases": [_case(case) for case in results.cases],
             "primitives": [bench.to_json(one) for one in results.primitives],
+            "fitness": results.fitness.to_json() if results.fitness else None,
             "failures": [_failure(failure) for failure in results.failures],
         }
     )
@@ -56,8 +58,7 @@ def _case(case: CaseResult) -> dict[str, Any]:
         "flop": case.flop,
         "dispatch_s": case.dispatch_s,
         "first_call_s": case.first_call_s,
-        "rounds": case.rounds,
-        "stopped_by": case.stopped_by,
+        **sampling_json(case.sampling),
         "layers": [_layer(layer) for layer in case.layers],
         "ledger": [],
         "findings": [],
@@ -69,6 +70,8 @@ def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
         f"{name}_s": estimate.value_s if estimate else None,
         f"{name}_low_s": estimate.low_s if estimate else None,
         f"{name}_high_s": estimate.high_s if estimate else None,
+        f"{name}_mad_s": estimate.mad_s if estimate else None,
+        f"{name}_least_s": estimate.least_s if estimate else None,
     }
 
 
@@ -90,6 +93,8 @@ def _layer(layer: LayerResult) -> dict[str, Any]:
                 **_estimate("engine", kernel.seconds),
                 "flop": kernel.flop,
                 "least_bytes": kernel.least_bytes,
+                "cold_bytes": kernel.cold_bytes,
+                "lukewarm": kernel.lukewarm,
             }
             for kernel in layer.kernels
         ],

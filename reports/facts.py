@@ -11,6 +11,7 @@ WRITERS: dict[str, Callable[[Any], str]] = {  # by how the name of a number ends
     "_flop_per_s": units.rate,
     "_bytes_per_s": units.bandwidth,
     "_bytes": units.size,
+    "_ns": lambda ns: units.duration(ns / 1e9),
     "_s": units.duration,
 }
 
@@ -40,9 +41,10 @@ def _unit_of(name: str, write: Callable[[Any], str]) -> tuple[str, Callable[[Any
     return name.replace("_", " "), write
 
 
-def _written(value: Any, write: Callable[[Any], str]) -> str:
+def _written(value: Any, write: Callable[[Any], str], between: str = ", ") -> str:
+    """A value; of a list within a list it shows what belongs together."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return write(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_written(item, write) for item in value)
+        return between.join(_written(item, write, " + ") for item in value)
     return str(value)

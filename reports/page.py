@@ -19,6 +19,7 @@ from kernelprof.results import CaseResult, Results
 from . import derived, labels
 from .facts import facts
 from .order import groups, networks
+from .sampling import sampled
 from .verdict import verdict
 
 FOLDER = Path(__file__).parent
@@ -37,6 +38,7 @@ WRITTEN = (  # how the template writes numbers
 )
 DERIVED = (  # what it asks of a case
     facts,
+    sampled,
     labels.contender,
     labels.full_name,
     labels.workload,

@@ -12,6 +12,7 @@ from rich.text import Text
 from kernelprof.results import CaseResult, Results
 
 from .bench import bench_lines
+from .doctor import fitness_sentences, fitness_table
 from .labels import full_name
 from .lines import printable
 from .order import networks
@@ -39,6 +40,7 @@ def render(results: Results, console: Console, layers: bool = False) -> None:
     if layers:
         console.print()
         console.print(engines_table(results))
+        _render_fitness(results, console)
         for case in chain.from_iterable(networks(results).values()):
             console.print()
             console.print(layers_table(case, console.width))
@@ -47,8 +49,17 @@ def render(results: Results, console: Console, layers: bool = False) -> None:
 def _render_bench(results: Results, console: Console) -> None:
     for line in bench_lines(results):
         console.print(line, soft_wrap=True)
+    for sentence in fitness_sentences(results):
+        console.print(Text(printable(sentence)))
     console.print()
     console.print(engines_table(results))
+    _render_fitness(results, console)
+
+
+def _render_fitness(results: Results, console: Console) -> None:
+    if results.fitness is not None:
+        console.print()
+        console.print(fitness_table(results.fitness.checks))
 
 
 def to_text(results: Results) -> str:

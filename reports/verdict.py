@@ -9,7 +9,9 @@ from statistics import median
 from kernelprof.results import CaseResult, LayerResult, Results
 from kernelprof.units import counted, duration, magnitude, versus
 
+from .doctor import fitness_sentences
 from .labels import full_name
+from .sampling import sampling_verdict
 
 REFERENCE_ENGINES = ("numpy", "cupy")
 NOTABLE_LOSS = 0.01  # of the measured time: what is less is lost in most intervals
@@ -80,13 +82,15 @@ def verdict(results: Results) -> list[str]:
         _accuracy(results),
         _slowest(results),
         _uncovered(results),
+        *sampling_verdict([case.sampling for case in results.cases]),
         "A quick run: batches are smaller than the networks' own." if results.quick else "",
+        *fitness_sentences(results),
     ]
     return [sentence for sentence in sentences if sentence]
 
 
 def _measured(results: Results) -> str:
-    failed = len(results.failures)
+    failed = sum(not failure.passes for failure in results.failures)
     total = len(results.cases) + failed
     if total == 0:
         return "Nothing was measured: the run has no cases."

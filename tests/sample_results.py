@@ -11,6 +11,7 @@ from kernelprof.results import (
     KernelResult,
     LayerResult,
     Results,
+    Sampling,
 )
 
 PASSES = ("forward", "backward_data", "backward_weights")
@@ -133,8 +134,7 @@ def case_result(
         uncovered=(),
         parameters=PARAMETERS.get(network, 1_000_000),
         flop=sum(layer.flop for layer in layers),
-        rounds=15,
-        stopped_by="interval",
+        sampling=Sampling(rounds=15, stopped_by="interval"),
         first_call_s=predicted_s * 6,
         layers=layers,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from statistics import median
@@ -11,11 +12,32 @@ from statistics import median
 import numpy as np
 import pytest
 
-from kernelprof import deepbench
-from kernelprof.analysis import failures, primitive_results
-from kernelprof.bench import LARGEST_SHARE, chosen, cost_s, spread, work_s
-from kernelprof.ceilings import Ceilings, FlopCeiling, PlacementCeilings, Rate
+from kernelprof import cli_measure, deepbench, measure, saturation
+from kernelprof.analysis import failures, results
+from kernelprof.bench import (
+    AMPLE,
+    BESIDE_S,
+    LARGEST_SHARE,
+    START_S,
+    TIMES_CEILING,
+    Pace,
+    chosen,
+    cost,
+    cost_s,
+    least_s,
+    spread,
+)
+from kernelprof.bench_results import primitive_results
+from kernelprof.ceilings import (
+    DRAM,
+    BytesCeiling,
+    Ceilings,
+    FlopCeiling,
+    PlacementCeilings,
+    Rate,
+)
 from kernelprof.deepbench import PARTS, PROBLEMS, problem_set
+from kernelprof.disturbance import Rounds, quiet
 from kernelprof.engines import Environment
 from kernelprof.errors import UsageError
 from kernelprof.machine import usable_cpus
@@ -35,12 +57,25 @@ from kernelprof.reports.bench import (
     finding_line,
     to_json,
 )
-from kernelprof.results import Estimate, FailureResult, PrimitiveResult, Ratio, Results
+from kernelprof.results import (
+    Estimate,
+    FailureResult,
+    PrimitiveResult,
+    Ratio,
+    Results,
+    Sampling,
+)
 from kernelprof.runfile import RunFile
 from kernelprof.runner import open_run
-from kernelprof.sizes import MOST_SIZES, example, primitives, read_file, written
+from kernelprof.sizes import MOST_SIZES, example, primitives, read_file, sorted_out, written
 
-from .test_cli import here, home, in_a_shell, make_home  # noqa: F401  home is a fixture
+from .test_cli import (  # noqa: F401  home is a fixture
+    here,
+    home,
+    in_a_shell,
+    make_home,
+    plant_ceilings,
+)
 from .test_engine_contract import SAMPLES
 
 FAKE = str(Path(__file__).resolve().parent / "fake_engine.py")
@@ -56,6 +91,22 @@ OPTIONS = Options(
     stop=StopRule(least=3, most=3),
     primitives=(Gemm(64, 32, 16),),
 )
+
+
+def ceilings(flop_per_s=1e11, bytes_per_s=1e10):
+    """A machine of two CPUs without caches."""
+    found = {}
+    for threads in (1, 2):
+        rates = [Rate(threads * per_s, 0.0, 1) for per_s in (flop_per_s, bytes_per_s)]
+        arithmetic = (FlopCeiling("x", "float32", rates[0], ""),)
+        memory = (BytesCeiling(DRAM, "read", 1, rates[1]),)
+        found[threads] = PlacementCeilings(
+            tuple(range(threads)), "", rates[0], arithmetic, memory, {}
+        )
+    return Ceilings("x", found)
+
+
+CEILINGS = ceilings()
 
 
 class TestSizes:
@@ -136,7 +187,10 @@ class TestSizes:
     @pytest.mark.parametrize(
         ("kind", "text", "reason"),
         [
-            ("gem", "1x1x1", "unknown primitive 'gem'; known: gemm, conv2d, lstm_cell, bias"),
+            ("fft", "1x1x1", "unknown primitive 'fft'; known: gemm, conv2d, lstm_cell, bias"),
+            ("gem", "1x1x1", "unknown primitive 'gem'; did you mean gemm? known: gemm, conv2d"),
+            ("conv", "1x1x1", "unknown primitive 'conv'; did you mean conv2d? known: gemm"),
+            ("lstm", "1x1x1", "unknown primitive 'lstm'; did you mean lstm_cell? known: gemm"),
             ("gemm", "", "MxNxK, MxNxK:NT is needed, such as 512x512x512"),
             ("gemm", "512x512", "such as 512x512x512"),
             ("gemm", "512x512x512x512", "such as 512x512x512"),
@@ -182,22 +236,37 @@ class TestSizes:
         path = tmp_path / "sizes.txt"
         path.write_text("# of our model\n\n2x3x5  # first\n  4..8x1x1:NT\n")
         transposed = [Gemm(m, 1, 1, trans_b=True) for m in (4, 8)]
-        assert read_file("gemm", path) == [Gemm(2, 3, 5), *transposed]
+        assert sorted_out("gemm", read_file("gemm", path)) == ([Gemm(2, 3, 5), *transposed], [])
 
     @pytest.mark.parametrize(
         ("text", "reason"),
         [
             ("2x3x5\n\n2x3\n", "sizes.txt, line 3: gemm size '2x3': "),
-            ("2x3x5 4x4x4\n", "line 1: "),
-            ("# nothing\n\n", "holds no size"),
+            ("2x3x5 4x4x4\n", "sizes.txt, line 1: gemm size '2x3x5 4x4x4': "),
+            ("1x1x1\n8x0x8  # a zero\n", "sizes.txt, line 2: gemm size '8x0x8': n must be"),
         ],
     )
-    def test_a_malformed_file(self, text, reason, tmp_path):
+    def test_a_malformed_line_is_named_by_its_number(self, text, reason, tmp_path):
         path = tmp_path / "sizes.txt"
         path.write_text(text)
-        with pytest.raises(UsageError) as refused:
-            read_file("gemm", path)
-        assert reason in str(refused.value)
+        _, mistakes = sorted_out("gemm", read_file("gemm", path))
+        assert len(mistakes) == 1
+        assert reason in str(mistakes[0])
+
+    @pytest.mark.parametrize("text", ["", "# nothing\n\n"])
+    def test_a_file_of_nothing(self, text, tmp_path):
+        (tmp_path / "sizes.txt").write_text(text)
+        with pytest.raises(UsageError, match=r"sizes.txt holds no size; write one a line, such as"):
+            read_file("gemm", tmp_path / "sizes.txt")
+
+    def test_what_is_no_size_costs_itself(self):
+        texts = [("", "8x8x8"), ("", "0x8x8"), ("a, line 3: ", "junk"), ("", "1..2x8x8")]
+        found, mistakes = sorted_out("gemm", texts)
+        assert [written(one) for one in found] == ["8x8x8", "1x8x8", "2x8x8"]
+        assert [str(mistake).partition("; ")[0] for mistake in mistakes] == [
+            "gemm size '0x8x8': m must be a whole number from 1, got 0",
+            "a, line 3: gemm size 'junk': MxNxK, MxNxK:NT is needed, such as 512x512x512",
+        ]
 
     def test_what_is_no_text_file(self, tmp_path):
         (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
@@ -279,43 +348,172 @@ class TestChoice:
         assert spread(works, [1] * 9, 5) == {0, 2, 4, 6, 8}
 
     def test_none_takes_too_large_a_share(self):
-        costs = [1.0, 1.0, 1.0, 8.0, 50.0]
-        found = spread([1, 2, 4, 8, 50], costs, 20.0)
-        assert found == {0, 1, 2}
-        assert all(costs[place] <= max(2.0, 20.0 * LARGEST_SHARE) for place in found)
+        works = [1, 2, 4, 8, 50]
+        costs = [1.0, 1.0, 1.0, 8.0, 12.0]
+        assert costs[3] > 20.0 * LARGEST_SHARE
+        assert spread(works, costs, 20.0) == {0, 1, 2, 4}  # the rest lies idle otherwise
+        assert spread(works, [4.0, 4.0, 4.0, 8.0, 12.0], 20.0) == {0, 1, 2, 3}
+        assert spread(works, [4.0, 4.0, 4.0, 9.0, 12.0], 20.0) == {0, 1, 2}
 
     def test_one_is_measured_in_any_case(self):
         assert spread([1, 2, 4], [10.0, 20.0, 40.0], 1.0) == {0}
 
     def test_less_work_comes_first_and_each_once(self):
         asked = [Gemm(64, 64, 64), Gemm(8, 8, 8), Gemm(64, 64, 64), Gemm(512, 8, 8)]
-        options, left_out = chosen(OPTIONS, asked, None)
+        options, left_out = chosen(OPTIONS, asked, CEILINGS)
         assert options.primitives == (Gemm(8, 8, 8), Gemm(512, 8, 8), Gemm(64, 64, 64))
         assert left_out == []
         assert options.networks == ()
-        assert options.budget_s > 0
 
     def test_a_budget_keeps_a_spread_and_names_the_rest(self):
         everything = problem_set("deepbench", "gemm").primitives
-        options, left_out = chosen(OPTIONS, everything, 180.0)
-        again, _ = chosen(OPTIONS, everything, 180.0)
+        asked = dataclasses.replace(OPTIONS, budget_s=180.0, keeps_budget=True)
+        options, left_out = chosen(asked, everything, CEILINGS)
+        again, _ = chosen(asked, everything, CEILINGS)
         assert again == options
         assert {*options.primitives, *left_out} == {*everything}
         assert len(options.primitives) + len(left_out) == len(everything)
-        assert sum(cost_s(one, OPTIONS) for one in options.primitives) < 180
-        works = [work_s(one, OPTIONS) for one in options.primitives]
+        spent_s = sum(cost_s(one, OPTIONS, CEILINGS) for one in options.primitives)
+        assert 0.9 * 180 < spent_s + 2 * START_S + BESIDE_S <= 180
+        works = [least_s(one, 1, OPTIONS, CEILINGS) for one in options.primitives]
         assert works == sorted(works)
-        lightest = min(work_s(one, OPTIONS) for one in everything)
+        lightest = min(least_s(one, 1, OPTIONS, CEILINGS) for one in everything)
         assert works[0] == lightest
-        assert works[-1] > 100 * lightest
+        assert works[-1] > 1000 * lightest
 
-    def test_more_engines_and_modes_cost_more(self):
-        costs = [
-            cost_s(Gemm(64, 64, 64), dataclasses.replace(OPTIONS, **changed))
-            for changed in ({}, {"engines": ("fake", "torch")}, {"modes": MODES})
+    def test_without_a_budget_everything_is_measured(self):
+        everything = problem_set("deepbench", "gemm").primitives
+        _, left_out = chosen(dataclasses.replace(OPTIONS, budget_s=1.0), everything, CEILINGS)
+        assert left_out == []
+
+    def test_a_faster_machine_has_room_for_more(self):
+        everything = problem_set("deepbench", "conv2d").primitives
+        asked = dataclasses.replace(OPTIONS, budget_s=60.0, keeps_budget=True)
+        slow, fast = (
+            chosen(asked, everything, ceilings(rate, rate / 10))[0] for rate in (1e10, 1e12)
+        )
+        assert len(slow.primitives) < len(fast.primitives)
+
+    @pytest.mark.parametrize(
+        ("changed", "factor"),
+        [({"engines": ("fake", "torch")}, 1.5), ({"modes": MODES}, 4), ({"processes": 2}, 1.0)],
+    )
+    def test_what_calls_cost(self, changed, factor):
+        """An engine more, and forward with both backward passes once more; no process more."""
+        large, larger = Gemm(4096, 4096, 4096), Gemm(4096, 4096, 8192)
+        rounds_s = [
+            cost(larger, 1, options, CEILINGS).rounds_s - cost(large, 1, options, CEILINGS).rounds_s
+            for options in (OPTIONS, dataclasses.replace(OPTIONS, **changed))
         ]
-        assert costs[0] < costs[1]
-        assert costs[0] < costs[2]
+        assert rounds_s[1] == pytest.approx(factor * rounds_s[0])
+        call_s = TIMES_CEILING * 2 * 4096**3 / 1e11
+        assert rounds_s[0] == pytest.approx(2 * OPTIONS.stop.least * 4 / 3 * call_s)
+
+    def test_threads_share_the_work(self):
+        size = Gemm(4096, 4096, 4096)
+        assert least_s(size, 2, OPTIONS, CEILINGS) == least_s(size, 1, OPTIONS, CEILINGS) / 2
+
+    def test_each_process_starts_the_engines_anew(self):
+        size = Gemm(64, 64, 64)
+        once, thrice = (
+            cost(size, 1, dataclasses.replace(OPTIONS, processes=count), CEILINGS).build_s
+            for count in (1, 3)
+        )
+        assert thrice == pytest.approx(3 * (once + 2 * START_S))
+
+    def test_a_machine_of_which_nothing_is_known(self):
+        nothing = Ceilings("x", {1: PlacementCeilings((0,), "", Rate(0, 0, 0), (), (), {})})
+        sizes = (Gemm(8, 8, 8), Gemm(16, 8, 8))
+        options, left_out = chosen(
+            dataclasses.replace(OPTIONS, budget_s=9.0, keeps_budget=True), sizes, nothing
+        )
+        assert options.primitives
+        assert len(options.primitives) + len(left_out) == 2
+
+
+class TestPace:
+    """How a bench keeps to its budget while it measures."""
+
+    SIZES = (Gemm(8, 8, 8), Gemm(512, 512, 512), Gemm(1024, 1024, 1024), Gemm(2048, 2048, 2048))
+
+    @pytest.fixture
+    def plan(self):
+        def _plan(budget_s, placements=((0,),), **changes):
+            options = dataclasses.replace(
+                OPTIONS,
+                primitives=self.SIZES,
+                placements=placements,
+                budget_s=budget_s,
+                keeps_budget=True,
+                **changes,
+            )
+            costs = [cost(one, 1, options, CEILINGS) for one in self.SIZES]
+            return Pace(options, CEILINGS), primitive_groups(options), costs
+
+        return _plan
+
+    def test_the_first_size_is_measured_in_any_case(self, plan):
+        pace, groups, _ = plan(1.0)
+        assert pace.refusal(groups[0], 1.0) is None
+        pace.built(groups[0], 5.0)
+        assert pace.refusal(groups[1], -4.0) == ("about 1 s are needed, 0 s of the budget are left")
+
+    def test_a_size_needs_what_was_foretold(self, plan):
+        pace, groups, costs = plan(60.0)
+        pace.built(groups[0], 99.0)  # the start of engines says nothing
+        need_s = BESIDE_S + costs[3].build_s + costs[3].rounds_s / 2
+        assert pace.refusal(groups[3], need_s + 0.01) is None
+        assert pace.refusal(groups[3], need_s - 0.01).startswith("about ")
+
+    def test_or_as_much_more_as_the_size_before_it(self, plan):
+        pace, groups, costs = plan(60.0)
+        pace.built(groups[0], 1.0)
+        pace.built(groups[1], 3 * costs[1].build_s)
+        need_s = BESIDE_S + 3 * (costs[3].build_s + costs[3].rounds_s / 2)
+        assert pace.refusal(groups[3], need_s + 0.01) is None
+        assert pace.refusal(groups[3], need_s - 0.01) is not None
+        pace.built(groups[2], costs[2].build_s)
+        assert pace.refusal(groups[3], need_s - 0.01) is None
+
+    def test_what_failed_at_once_is_no_promise(self, plan):
+        pace, groups, costs = plan(60.0)
+        pace.built(groups[0], 1.0)
+        pace.built(groups[1], 0.001)
+        assert pace.refusal(groups[3], BESIDE_S + costs[3].build_s) is not None
+
+    def test_the_engines_of_another_placement_have_to_start_too(self, plan):
+        pace, groups, costs = plan(60.0, placements=((0,), (1,)))
+        pace.built(groups[0], 1.0)
+        need_s = BESIDE_S + costs[0].build_s + costs[0].rounds_s / 2
+        assert groups[1].cpus == (1,)
+        assert pace.refusal(groups[1], need_s + 2 * START_S + 0.01) is None
+        assert pace.refusal(groups[1], need_s + 2 * START_S - 0.01) is not None
+        assert pace.refusal(groups[2], need_s + costs[1].total_s) is None
+
+    def test_all_that_the_budget_has_is_spent(self, plan):
+        pace, groups, costs = plan(100.0)
+        left_s = 100.0
+        for place, (group, cost_) in enumerate(zip(groups, costs, strict=True)):
+            rounds_s = pace.rounds_s(groups[place:], left_s)
+            assert rounds_s > cost_.rounds_s
+            left_s -= cost_.build_s + rounds_s + (0 if place else 2 * START_S)
+            pace.built(group, cost_.build_s + (0 if place else 2 * START_S))
+        assert left_s == pytest.approx(BESIDE_S)
+
+    def test_what_it_lacks_each_size_lacks(self, plan):
+        pace, groups, costs = plan(100.0)
+        whole_s = sum(one.total_s for one in costs) + BESIDE_S + 2 * START_S
+        assert pace.rounds_s(groups, whole_s) == pytest.approx(costs[0].rounds_s)
+        assert 0 < pace.rounds_s(groups, whole_s - 1.0) < costs[0].rounds_s
+        assert pace.rounds_s(groups, 0.0) == 0.0
+
+    def test_without_a_budget_nothing_is_refused_and_each_has_ample_time(self, plan):
+        pace, groups, costs = plan(1.0)
+        free = Pace(dataclasses.replace(pace._options, keeps_budget=False), CEILINGS)
+        free.built(groups[0], 1.0)
+        assert free.refusal(groups[3], -99.0) is None
+        ample_s = AMPLE * costs[3].total_s - costs[3].build_s
+        assert free.rounds_s(groups[3:], -99.0) == pytest.approx(ample_s)
 
 
 class TestAlone:
@@ -402,9 +600,17 @@ class Bench:
 
     def measure(self) -> None:
         groups = primitive_groups(self.options)
-        Measurement(self.file, self.options, self.environments).measure(groups)
+        pace = Pace(self.options, CEILINGS) if self.options.keeps_budget else None
+        Measurement(self.file, self.options, self.environments, pace=pace).measure(groups)
 
-    def rounds(self) -> dict[tuple[str, str], dict[int, dict[int, float]]]:
+    def quiet_rounds(self) -> dict[tuple[str, str], Rounds]:
+        """As ``rounds``, without the disturbed ones."""
+        return {
+            (stored.case.network, stored.case.engine): quiet(self.file.times(stored.id)).rounds
+            for stored in self.file.cases()
+        }
+
+    def rounds(self) -> dict[tuple[str, str], Rounds]:
         """Nanoseconds by round and place, of each primitive in each engine."""
         return {
             (stored.case.network, stored.case.engine): self.file.call_ns(stored.id)
@@ -441,8 +647,8 @@ class TestMeasured:
         ]
         for place, one in enumerate(found):
             size = sizes[place // 3]
-            own = run.rounds()[one.primitive, "fake"]
-            reference = run.rounds()[one.primitive, "numpy"]
+            own = run.quiet_rounds()[one.primitive, "fake"]
+            reference = run.quiet_rounds()[one.primitive, "numpy"]
             ns = [sample[place % 3] for sample in own.values()]
             truth = KERNEL_NS + size.flop(FORWARD) // FLOP_PER_NS
             assert truth <= min(ns) <= 1.1 * truth
@@ -450,10 +656,10 @@ class TestMeasured:
             assert one.flop == 2 * size.m * size.n * size.k
             assert one.flop_per_s == pytest.approx(one.flop / median(ns) * 1e9)
             assert one.least_bytes == size.least_bytes(one.passes[0])
-            ratios = [reference[r][place % 3] / own[r][place % 3] for r in own]
+            ratios = [reference[r][place % 3] / own[r][place % 3] for r in own if r in reference]
             assert one.speedup.value == pytest.approx(median(ratios))
             assert one.compute_bound
-            assert (one.rounds, one.stopped_by) == (9, "rounds")
+            assert (one.sampling.rounds, one.sampling.stopped_by) == (9, "rounds")
 
     def test_the_reference_is_shown_where_it_was_asked_for(self, bench):
         run = bench({"engines": ("fake", "numpy")})
@@ -469,7 +675,9 @@ class TestMeasured:
 
     @pytest.mark.parametrize(("half_width", "rounds"), [(1e9, 6), (0.0, 9)])
     def test_rounds_end_once_every_kernel_is_known(self, half_width, rounds, bench):
-        run = bench({"stop": StopRule(half_width=half_width, least=6, most=9)})
+        slow_ns = 100_000_000  # of quick kernels, many rounds make a turn
+        stop = StopRule(half_width=half_width, least=6, most=9)
+        run = bench({"stop": stop}, KERNEL_NS=slow_ns)
         assert {len(found) for found in run.rounds().values()} == {rounds}
         reason = "interval" if half_width else "rounds"
         assert {stored.stopped_by for stored in run.file.cases()} == {reason}
@@ -497,6 +705,31 @@ class TestMeasured:
         assert {(one.network, one.kind) for one in found} == {(f"gemm {written(huge)}", "memory")}
         assert all("GB are needed" in one.reason for one in found)
 
+    def test_what_the_budget_has_no_room_for_is_named(self, bench):
+        sizes = (Gemm(8, 8, 8), Gemm(16, 8, 8), Gemm(4096, 4096, 4096))
+        run = bench({"primitives": sizes, "keeps_budget": True, "budget_s": 12.0})
+        measured = [one.primitive for one in primitive_results(run.file)]
+        assert measured == ["gemm 8x8x8", "gemm 16x8x8"]
+        failure, reference = failures(run.file)
+        assert (failure.network, failure.kind) == ("gemm 4096x4096x4096", "budget")
+        assert reference == dataclasses.replace(failure, engine="numpy")
+        assert re.fullmatch(r"about \d+ s are needed, \d s of the budget are left", failure.reason)
+        assert run.file.spent()["total"] < 12e9
+
+    @pytest.mark.parametrize(("spare_s", "rounds"), [(9.0, 60), (-9.0, 3)])
+    def test_what_a_budget_has_more_goes_into_rounds(self, spare_s, rounds, bench):
+        stop = StopRule(half_width=0.0, least=3, most=60)
+        budget_s = max(0.0, BESIDE_S + 2 * START_S + spare_s)
+        run = bench({"keeps_budget": True, "budget_s": budget_s, "stop": stop})
+        assert {len(found) for found in run.rounds().values()} == {rounds}
+
+    def test_the_threads_of_the_pools_are_told(self, bench):
+        run = bench()
+        run.file.set_meta("options", run.options.to_json() | {"quick": False})
+        engines = results(run.file).engines
+        assert engines["fake"]["pool_threads"] == {"1": 1}
+        assert engines["fake"]["variables"]["FAKE_KERNEL_NS"] == str(KERNEL_NS)
+
     def test_a_crash_costs_its_size(self, bench):
         sizes = (Add(64), Gemm(8, 8, 8), Add(128))
         run = bench({"primitives": sizes}, CRASH="gemm")
@@ -517,11 +750,12 @@ class TestMeasured:
 
 KERNEL = {
     "layer": "lstm_cell",
-    "primitives": [],
-    "labels": ["a label"],
+    "primitives": [LstmCell(2, 3, 4).to_json()],
     "flop": 3000,
     "compute_flop": 3000,
     "least_bytes": 800,
+    "cold_bytes": 0,
+    "lukewarm": False,
     "error": 0.0,
     "failure": None,
 }
@@ -550,13 +784,12 @@ class TestAnalysis:
                 "round": round_,
                 "whole": None,
                 "kernels": {
-                    str(place): [2, 0, 2 * ns, 0, 0, 0] for place, ns in enumerate(durations)
+                    str(place): [2, 0, 2 * ns, *[0] * 7] for place, ns in enumerate(durations)
                 },
             }
             for round_, durations in rounds.items()
         ]
-        turn = {"turn_ns": 1, "steal_ticks": 0, "throttled_periods": 0}
-        file.add_turn(case_id, worker, {**turn, "rounds": sampled})
+        file.add_turn(case_id, worker, {"turn_ns": 1, "rounds": sampled})
         return case_id
 
     def add_reference(self, file, **third):
@@ -575,13 +808,13 @@ class TestAnalysis:
         self.add_reference(planted)
         forward, backward = primitive_results(planted)
         assert forward.passes == (FORWARD,)
-        assert dataclasses.astuple(forward.seconds) == pytest.approx((50e-9,) * 3)
+        assert forward.seconds == Estimate(*[pytest.approx(50e-9)] * 3, 0.0, pytest.approx(50e-9))
         assert forward.flop_per_s == pytest.approx(60e9)
         assert forward.speedup == Ratio(4.0, 2.0, 8.0)
         assert backward.passes == (BACKWARD_DATA, BACKWARD_WEIGHTS)
         assert backward.seconds.value_s == pytest.approx(15e-9)
         assert backward.speedup == Ratio(4.0, 1.2, 5.0)  # of 40 / 10, 60 / 50, 100 / 20
-        assert backward.rounds == 4
+        assert backward.sampling.rounds == 4
         assert backward.attained is None
 
     def test_without_a_reference_there_is_no_ratio(self, planted):
@@ -648,8 +881,9 @@ MEASURED = PrimitiveResult(
     flop=500_000_000,
     least_bytes=3_000_000,
     compute_bound=True,
-    rounds=12,
-    stopped_by="interval",
+    cold_bytes=0,
+    lukewarm=False,
+    sampling=Sampling(rounds=12, stopped_by="interval"),
 )
 FAILED = FailureResult("gemm 8x8x8", "fake", 2, 1, TRAIN, "memory", "no\nroom", (FORWARD,))
 
@@ -712,6 +946,10 @@ BAD_WORDS = {
     "zero": (("bench", "gemm", "0x8x8"), "m must be a whole number from 1"),
     "fields": (("bench", "add", "--size", "elements=-1"), "from 1, got -1"),
     "negative": (("bench", "gemm", "--", "-8x8x8"), "gemm size '-8x8x8'"),
+    "negative, as an option": (
+        ("bench", "gemm", "-8x8x8"),
+        "-8 (a size is made of numbers from 1)",
+    ),
     "set": (("bench", "--set", "mlperf"), "known: deepbench"),
     "set of another": (("bench", "add", "--set", "deepbench"), "has no add"),
     "no file": (("bench", "gemm", "--file", "none"), "cannot read none: No such file"),
@@ -752,7 +990,7 @@ def test_a_bench_prints_what_it_finds_and_is_carried_on_with(tmp_path):
     ]
     assert sum(" forward " in line for line in lines) == 2
     assert sum("failed (memory): " in line for line in lines) == 2  # fake, and the reference
-    assert "2 kernels of 2 sizes measured; 2 failed." in lines
+    assert "2 kernels of 2 sizes measured; 2 failed." in done.stdout
 
     measured = [line for line in lines if " forward " in line]
     for again in (words, ("bench", "-o", path), ("run", "-o", path)):
@@ -761,10 +999,68 @@ def test_a_bench_prints_what_it_finds_and_is_carried_on_with(tmp_path):
         assert [line for line in done.stdout.splitlines() if " forward " in line] == measured
 
 
+def test_ceilings_are_measured_before_the_choice_unless_they_are_known(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("KERNELPROF_HOME", str(tmp_path))
+    monkeypatch.setattr(measure, "LOCK", tmp_path / "lock")
+    measured = []
+    monkeypatch.setattr(
+        saturation, "ceilings", lambda machine, counts, tell: measured.append(counts) or CEILINGS
+    )
+    assert cli_measure.machine_ceilings(OPTIONS) == CEILINGS
+    assert "measuring what this machine cannot exceed" in capsys.readouterr().err
+    plant_ceilings(tmp_path)
+    assert cli_measure.machine_ceilings(OPTIONS).at(1).flop_per_s("float32") == 1e12
+    assert capsys.readouterr().err == ""
+    assert measured == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"budget_s": 40.0, "keeps_budget": True}, "12.0 s more than the budget of 40.0 s"),
+        ({"budget_s": 52.0, "keeps_budget": True}, ""),
+        ({"budget_s": 40.0, "keeps_budget": False}, ""),
+        ({"budget_s": 40.0}, ""),
+    ],
+)
+def test_a_budget_that_was_not_kept_is_told(options, said, capsys):
+    cli_measure._tell_excess(options, 52.0)
+    told = capsys.readouterr().err
+    assert said in told
+    assert bool(told) == bool(said)
+
+
+def test_what_is_no_size_is_told_and_the_rest_measured(tmp_path):
+    folder = make_home(tmp_path / "home")
+    sizes = tmp_path / "sizes.txt"
+    sizes.write_text("8x8x8\n16x0x8\n")
+    words = ("bench", "gemm", "0x8x8", "4x8x8", "--file", str(sizes), "--engine", "numpy")
+    done = in_a_shell(folder, *words, "--threads", "1", "-o", str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("left out")]
+    assert told == [
+        "left out: gemm size '0x8x8': m must be a whole number from 1, got 0",
+        f"left out: {sizes}, line 2: gemm size '16x0x8': n must be a whole number from 1, got 0",
+    ]
+    shown = [line for line in done.stdout.splitlines() if line.startswith("gemm")]
+    assert shown == ["gemm 4x8x8", "gemm 8x8x8"]
+
+
+def test_where_nothing_is_a_size_each_mistake_is_told(tmp_path):
+    done = in_a_shell(make_home(tmp_path / "home"), "bench", "gemm", "0x8x8", "8x8")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "left out: gemm size '0x8x8': m must be a whole number from 1, got 0",
+        "kernelprof: gemm size '8x8': MxNxK, MxNxK:NT is needed, such as 512x512x512",
+    ]
+
+
 def test_a_budget_says_what_it_leaves_out(tmp_path):
     folder = make_home(tmp_path / "home")
     path = str(tmp_path / "a.kprof")
-    words = ("--engine", "numpy", "--threads", "1", "--budget", "7s", "-o", path)
+    words = ("--engine", "numpy", "--threads", "1", "--budget", "5.5s", "-o", path)
     done = in_a_shell(folder, "bench", "gemm", "1..128x8x8", *words)
     assert done.returncode == 0, done.stderr
     assert "the budget has room for 2 of 8 sizes" in done.stderr

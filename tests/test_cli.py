@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from kernelprof import cli, measure
+from kernelprof import cli, cli_doctor, cli_measure, measure
 from kernelprof.engines import ENGINES
+from kernelprof.fitness import BLOCK, PASS, WARN, Check
 from kernelprof.machine import this_machine, usable_cpus
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.runfile import RunFile
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FAKE = ROOT / "tests" / "fake_engine.py"
 LITTLE = ("run", "alexnet-r", "--batch", "1", "--threads", "1", "--budget", "2s")
 COMMANDS = (
+    ("doctor",),
     ("networks",),
     ("show",),
     ("run",),
@@ -164,6 +166,10 @@ BAD_WORDS = {
     "shown network": (("show", "vgg"), f"known: {NETWORK_NAMES}"),
     "shown mode": (("show", "fcn-r", "--mode", "x"), "known: infer, train"),
     "shown batch": (("show", "fcn-r", "--batch", "0"), "at least 1"),
+    "doctor's engine": (("doctor", "--engine", "nope"), f"known: {ENGINE_NAMES}"),
+    "doctor's absent engine": (("doctor", "--engine", "torch"), "not installed: torch"),
+    "doctor's threads": (("doctor", "--threads", "99999"), "from 1 to "),
+    "doctor's CPU": (("doctor", "--cpus", "99999"), "usable are "),
     "no run": (("report", "{folder}/none.kprof"), "no such file"),
     "report of a text": (("report", "{text}"), "not a kernelprof run file"),
     "report format": (("report", "{text}", "--format", "pdf"), "known: text, json, html"),
@@ -294,7 +300,7 @@ def test_an_export_holds_every_sample(finished, tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_prints_each_case_and_its_own_cost(finished, finished_command):
-    assert finished_command.stderr == ""
+    assert all(line.startswith("warning: ") for line in finished_command.stderr.splitlines())
     assert "2 of 2 cases measured." in finished_command.stdout
     assert "in samples" in finished_command.stdout
     run = RunFile.open(finished)
@@ -330,3 +336,198 @@ def test_a_check_names_what_fails(home):
     assert "not installed: torch, tensorflow, mxnet, caffe, cntk; `kernelprof engines install" in (
         done.stderr
     )
+
+
+def checked(name: str, outcome: str) -> Check:
+    """An answer of the doctor's."""
+    return (
+        Check(name, outcome, f"{name} is bad", f"mend {name}")
+        if outcome != PASS
+        else Check(name, PASS, f"{name} is well")
+    )
+
+
+def plant_checks(monkeypatch: pytest.MonkeyPatch, *outcomes: str) -> None:
+    """What the doctor finds instead of this machine: check1, check2, ..."""
+    checks = [checked(f"check{place}", outcome) for place, outcome in enumerate(outcomes, 1)]
+    for module in (cli_doctor, cli_measure):
+        monkeypatch.setattr(module, "examine", lambda options: iter(checks))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status", "verdict"),
+    [
+        ((PASS,), 0, "Fit to measure."),
+        ((PASS, WARN), 0, "Fit to measure, with 1 warning: check2."),
+        ((WARN, BLOCK), 1, "Not fit to measure: check2. "),
+    ],
+)
+def test_doctor(outcomes, status, verdict, home, monkeypatch, capsys):
+    plant_checks(monkeypatch, *outcomes)
+    words = ("doctor", "--engine", "fake", "--threads", "1")
+    ended, printed, _ = here(monkeypatch, capsys, *words)
+    assert ended == status
+    assert verdict in printed
+    assert ("-> mend check2" in printed) == (len(outcomes) > 1)
+    assert re.search(r"^fake +works +1.0 +3[.\d]+ +1 *$", printed, re.MULTILINE)
+    assert re.search(r"^OpenMP runtimes +pass", printed, re.MULTILINE)
+
+
+def test_doctor_of_this_machine_as_json(home, monkeypatch, capsys):
+    usable = len(usable_cpus())
+    ended, printed, _ = here(monkeypatch, capsys, "doctor", "--json")
+    told = strict(printed)
+    assert ended == (0 if told["fit"] else 1)
+    assert [check["name"] for check in told["checks"]][:3] == [
+        "other runs",
+        "CPU quota",
+        "affinity",
+    ]
+    assert all(set(check) == {"name", "outcome", "reason", "try"} for check in told["checks"])
+    assert set(told["engines"]) == {"numpy", "fake"}
+    assert told["engines"]["fake"]["works"]
+    assert told["engines"]["fake"]["threads"] == sorted({1, usable})
+
+
+def test_doctor_of_an_engine_that_fails(home, monkeypatch, capsys):
+    plant_checks(monkeypatch, PASS)
+    with (home / "engines.toml").open("a") as table:
+        table.write('variables = { FAKE_ABSENT = "1" }\n')
+    ended, printed, said = here(monkeypatch, capsys, "doctor")
+    assert ended == 1
+    assert re.search(r"^fake +fails .*No module named 'fake'", printed, re.MULTILINE)
+    assert "cases of fake would fail" in printed
+    assert "not installed: torch" in said
+
+
+def test_doctor_while_another_measures(home, monkeypatch, capsys):
+    """It starts no engine: that would cost the other one time."""
+    plant_checks(monkeypatch, PASS)
+    with measure.sole_measurement():
+        ended, printed, said = here(monkeypatch, capsys, "doctor")
+    assert ended == 1
+    assert "Not fit to measure: other runs." in printed
+    assert "works" not in printed
+    assert "The engines were not started" in said
+
+
+MEASURES = {
+    "run": ("run", "alexnet-r", "--batch", "1", "--mode", "infer"),
+    "bench": ("bench", "gemm", "8x8x8"),
+}
+SHORT = ("--engine", "fake", "--threads", "1", "--budget", "1s")
+
+
+@pytest.mark.parametrize("command", MEASURES)
+def test_nothing_is_measured_on_an_unfit_machine(command, home, tmp_path, monkeypatch, capsys):
+    plant_checks(monkeypatch, WARN, PASS, BLOCK)
+    path = tmp_path / "a.kprof"
+    words = (*MEASURES[command], *SHORT, "-o", str(path))
+    status, printed, said = here(monkeypatch, capsys, *words)
+    assert status == 1
+    assert printed == ""
+    assert said.splitlines() == [
+        "warning: check1: check1 is bad; mend check1",
+        "not fit: check3: check3 is bad; mend check3",
+        "kernelprof: nothing was measured; do as said above, or say --force to go on and mark the "
+        "run",
+    ]
+    assert list(tmp_path.glob("a.kprof*")) == []
+
+
+@pytest.mark.parametrize("command", MEASURES)
+def test_a_forced_run_is_marked(command, home, tmp_path, monkeypatch, capsys):
+    plant_checks(monkeypatch, WARN, PASS, BLOCK)
+    path = tmp_path / "a.kprof"
+    words = (*MEASURES[command], *SHORT, "-o", str(path), "--force")
+    status, printed, said = here(monkeypatch, capsys, *words)
+    assert status == 0, said
+    assert said.splitlines()[:2] == [
+        "warning: check1: check1 is bad; mend check1",
+        "not fit: check3: check3 is bad; mend check3",
+    ]
+    sentence = "Forced, although the machine was not fit to measure: check3 is bad."
+    assert sentence in " ".join(printed.split())
+    _, printed, _ = here(monkeypatch, capsys, "report", str(path))
+    assert sentence in " ".join(printed.split())
+    assert re.search(r"^check3 +block check3 is bad", printed, re.MULTILINE)
+    _, printed, _ = here(monkeypatch, capsys, "report", str(path), "--format", "json")
+    fitness = strict(printed)["fitness"]
+    assert (fitness["fit"], fitness["forced"]) == (False, True)
+    outcomes = {check["name"]: check["outcome"] for check in fitness["checks"]}
+    assert (outcomes["check1"], outcomes["check3"], outcomes["threads"]) == (WARN, BLOCK, PASS)
+
+
+def test_a_run_that_goes_on_keeps_its_mark(home, tmp_path, monkeypatch, capsys):
+    """Also where the machine has become fit meanwhile; the file that is there is not deleted."""
+    path = tmp_path / "a.kprof"
+    plant_checks(monkeypatch, BLOCK)
+    here(monkeypatch, capsys, *MEASURES["run"], *SHORT, "-o", str(path), "--force")
+    again = ("run", "-o", str(path))
+    assert here(monkeypatch, capsys, *again)[0] == 1
+    assert path.exists()
+    assert here(monkeypatch, capsys, *again, "--force")[0] == 0
+    plant_checks(monkeypatch, PASS)
+    assert here(monkeypatch, capsys, *again)[0] == 0
+    run = RunFile.open(path)
+    assert run.meta("fitness")["forced"]
+    assert run.meta("fitness")["checks"][1]["outcome"] == BLOCK
+    run.close()
+
+
+def test_a_fit_run_is_not_marked(home, tmp_path, monkeypatch, capsys):
+    """Not even where it was to be forced."""
+    plant_checks(monkeypatch, PASS)
+    path = tmp_path / "a.kprof"
+    words = (*MEASURES["run"], *SHORT, "-o", str(path), "--force")
+    status, printed, said = here(monkeypatch, capsys, *words)
+    assert (status, said) == (0, "")
+    assert "Forced" not in printed
+    run = RunFile.open(path)
+    assert not run.meta("fitness")["forced"]
+    run.close()
+
+
+def test_force_goes_on_beside_another_kernelprof(home, tmp_path, monkeypatch, capsys):
+    plant_checks(monkeypatch, PASS)
+    words = (*MEASURES["run"], *SHORT, "-o", str(tmp_path / "a.kprof"))
+    with measure.sole_measurement():
+        assert here(monkeypatch, capsys, *words)[0] == 2
+        status, printed, said = here(monkeypatch, capsys, *words, "--force")
+    assert status == 0, said
+    assert "not fit: other runs: another kernelprof is measuring" in said
+    assert "Forced" in printed
+
+
+@pytest.mark.parametrize("interrupted", ["_record_ceilings", "examine"])
+@pytest.mark.parametrize("command", MEASURES)
+def test_ctrl_c_at_any_time_says_how_to_go_on(
+    interrupted, command, home, tmp_path, monkeypatch, capsys
+):
+    plant_checks(monkeypatch, PASS)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_measure, interrupted, stop)
+    path = tmp_path / "a.kprof"
+    status, _, said = here(monkeypatch, capsys, *MEASURES[command], *SHORT, "-o", str(path))
+    assert status == 130
+    assert f"`kernelprof run -o {path}` goes on." in said
+
+
+@pytest.mark.parametrize("words", [("--format", "html"), ("--charts", "x"), ("-o", "x")])
+def test_a_bench_has_no_page_yet(words, home, tmp_path, monkeypatch, capsys):
+    plant_checks(monkeypatch, PASS)
+    path = tmp_path / "a.kprof"
+    assert here(monkeypatch, capsys, *MEASURES["bench"], *SHORT, "-o", str(path))[0] == 0
+    monkeypatch.chdir(tmp_path)
+    status, printed, said = here(monkeypatch, capsys, "report", str(path), *words)
+    if words[0] == "-o":
+        assert "gemm 8x8x8" in (tmp_path / "x").read_text()
+        return
+    assert (status, printed) == (2, "")
+    assert said == f"kernelprof: {path} holds a bench, which has no page or charts; " + (
+        "take text or json\n"
+    )
+    assert not (tmp_path / "x").exists()

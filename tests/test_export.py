@@ -54,7 +54,7 @@ def test_a_row_says_what_it_is_a_sample_of(run):
     whole, kernel, *_ = rows(run)
     assert (whole["place"], whole["whole"], whole["layer"]) == (WHOLE, True, "")
     assert (kernel["place"], kernel["whole"], kernel["layer"]) == (0, False, "fc1")
-    assert (kernel["primitives"], kernel["passes"]) == ("gemm 1 x 2 x 3", "forward")
+    assert (kernel["primitives"], kernel["passes"]) == ("gemm m=1 n=2 k=3", "forward")
     assert (kernel["threads"], kernel["cpus"], kernel["batch"]) == (2, "1 0", 16)
     assert [row["mode"] for row in rows(run)] == ["infer"] * 4 + ["train"] * 2
     assert [row["calibration"] for row in rows(run)] == [False] * 4 + [True] * 2

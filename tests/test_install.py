@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from collections import namedtuple
@@ -101,6 +102,26 @@ class TestInstall:
         message = str(refusal.value)
         assert "\n" not in message
         assert "`apt-get install mmdebstrap bubblewrap uidmap`" in message
+
+    @pytest.mark.parametrize("broken", ["apt-get", "dpkg"])
+    def test_a_tool_of_debian_that_fails_ends_in_one_sentence(self, broken, folder, monkeypatch):
+        scripts = {
+            "apt-get": "touch mmdebstrap.deb  # in the folder that it was started in",
+            "dpkg": "exit 0",
+            broken: "echo reading >&2; echo 'E: it is broken' >&2; exit 2",
+        }
+        (folder / "bin").mkdir()
+        for name, script in scripts.items():
+            tool = folder / "bin" / name
+            tool.write_text(f"#!/bin/sh\n{script}\n")
+            tool.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+        monkeypatch.setattr(debian, "find", lambda tool, home: None)
+        with pytest.raises(KernelprofError) as refusal:
+            install("caffe", lambda line: None)
+        message = str(refusal.value)
+        assert f"{broken} said: reading / E: it is broken; install them with" in message
+        assert "\n" not in message
 
     def test_a_debian_root_that_fails_is_not_there(self, folder, monkeypatch):
         false = shutil.which("false")

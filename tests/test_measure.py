@@ -12,16 +12,18 @@ import pytest
 
 from kernelprof import measure
 from kernelprof.analysis import results
+from kernelprof.disturbance import WHOLE, quiet
 from kernelprof.engines import Environment
 from kernelprof.errors import UsageError
 from kernelprof.machine import usable_cpus
 from kernelprof.measure import Measurement, Patience, Report, sole_measurement
 from kernelprof.plan import Options, StopRule, chain, groups
-from kernelprof.prediction import call_cost, kernels_ns, predict
+from kernelprof.prediction import call_cost, has_kernels, kernels_ns, predicted_ns
 from kernelprof.probes.clock import ClockFacts
 from kernelprof.probes.network import INFER, MODES, TRAIN, Builder, Network
+from kernelprof.probes.primitive import COLD, WEIGHTS_COLD
 from kernelprof.results import CaseResult, Results
-from kernelprof.runfile import WHOLE, RunFile
+from kernelprof.runfile import RunFile
 
 FAKE = str(Path(__file__).resolve().parent / "fake_engine.py")
 KERNEL_NS, FLOP_PER_NS, CALL_NS, DISPATCH_NS = 40_000, 50, 200_000, 8_000
@@ -58,14 +60,20 @@ class Run:
         meta = {"kernelprof": "0", "command": "", "started": "", "machine": {}}
         self.file = RunFile.create(folder / "a.kprof", {**meta, "options": chosen.to_json()})
         self.done = []
-        environments = {
+        self.environments = {
             "fake": Environment("fake", sys.executable, FAKE),
             "numpy": Environment("numpy", sys.executable, "numpy"),
             "absent": None,
         }
-        planned = [g for g in groups(chosen, [small()]) if calibrate or not g.calibration]
+        self.planned = [g for g in groups(chosen, [small()]) if calibrate or not g.calibration]
+        self.chosen, self.patience = chosen, patience
+        self.again()
+
+    def again(self) -> None:
+        """Measure what the file lacks."""
         report = Report(group_done=self.done.append)
-        Measurement(self.file, chosen, environments, report, patience).measure(planned)
+        measurement = Measurement(self.file, self.chosen, self.environments, report, self.patience)
+        measurement.measure(self.planned)
 
     @property
     def failures(self) -> dict[tuple[str, str], tuple[str, str]]:
@@ -169,17 +177,19 @@ class TestTruth:
             [(len(known.file.kernels(s.id)), self.at_best(known, s)) for s in chains]
         ).ns(kernels)
         best = self.at_best(known, network)
-        assert predict(best, cost).value_s * 1e9 == pytest.approx(best[0][WHOLE], rel=0.02)
+        assert predicted_ns(best, cost)[0] == pytest.approx(best[0][WHOLE], rel=0.02)
         assert cost == pytest.approx(CALL_NS + DISPATCH_NS * kernels, rel=0.15)
         assert cost > 0.1 * best[0][WHOLE]  # so that without it the prediction would be wrong
 
     def test_the_report_is_made_of_all_rounds(self, known):
         case = known.case(TRAIN)
         stored = self.fake_cases(known)[-1]
-        rounds = known.file.call_ns(stored.id).values()
-        assert case.rounds == len(rounds)
-        assert case.measured.value_s == pytest.approx(median(s[WHOLE] for s in rounds) * 1e-9)
-        summed = median(kernels_ns(sample) for sample in rounds) * 1e-9
+        times = known.file.times(stored.id)
+        rounds = quiet(times).rounds.values()
+        assert case.sampling.rounds == len(times)
+        measured = median(s[WHOLE] for s in rounds if WHOLE in s)
+        assert case.measured.value_s == pytest.approx(measured * 1e-9)
+        summed = median(kernels_ns(s) for s in rounds if has_kernels(s)) * 1e-9
         assert case.predicted.value_s == pytest.approx(summed + case.dispatch_s)
         assert case.coverage == 1
         assert case.uncovered == ()
@@ -346,6 +356,69 @@ class TestStopping:
         stop = StopRule(half_width=0.0, least=6, most=60)
         run = measured(changes={"stop": stop, "budget_s": 0.001})
         assert (self.reasons(run), self.rounds(run)) == ({"budget"}, {3})
+
+
+class TestProcesses:
+    """Fresh ones take a case's rounds one after another."""
+
+    def workers(self, run) -> dict[int, list[int]]:
+        """For each case the processes, in the order of its rounds."""
+        return {
+            stored.id: [next(iter(sample.values())).worker for sample in times.values()]
+            for stored in run.file.cases()
+            if (times := run.file.times(stored.id))
+        }
+
+    def test_each_takes_its_share_of_the_rounds(self, measured):
+        stop = StopRule(half_width=0.0, least=9, most=9)
+        run = measured(changes={"stop": stop, "processes": 3})
+        for found in self.workers(run).values():
+            assert len(found) == 9
+            assert len(set(found)) == 3
+            assert found == sorted(found)
+            assert {found.count(worker) for worker in found} == {3}
+        assert {case.sampling.processes for case in run.results().cases} == {3}
+
+    def test_one_process_serves_all_networks_of_a_placement(self, measured):
+        run = measured(calibrate=True)
+        engines = [engine for engine, _, _ in run.file.workers()]
+        assert sorted(engines) == ["fake", "numpy"]
+
+    def test_a_known_case_is_still_looked_at_by_every_process(self, measured):
+        stop = StopRule(half_width=1e9, least=3, most=60)
+        run = measured(changes={"stop": stop, "processes": 3})
+        for found in self.workers(run).values():
+            assert len(set(found)) == 3
+
+    def test_a_run_that_is_carried_on_with_goes_on_with_the_next(self, measured):
+        stop = StopRule(half_width=0.0, least=9, most=9)
+        run = measured(changes={"stop": stop, "processes": 3})
+        before = self.workers(run)
+        run.again()
+        assert self.workers(run) == before
+
+
+class TestCache:
+    """Operands that are to be cold: the worker is told so, and tells what came of it."""
+
+    @pytest.mark.parametrize("cache", [WEIGHTS_COLD, COLD])
+    def test_cold_bytes_are_known(self, measured, cache):
+        run = measured(changes={"cache": cache, "modes": (INFER,)})
+        found = {
+            (kernel.layer, kernel.primitives[0].kind): kernel
+            for stored in run.file.cases()
+            for kernel in run.file.kernels(stored.id)
+        }
+        product, relu = found["fc2", "gemm"], found["relu1", "activation"]
+        weights = product.primitives[0].operand("b").size_bytes
+        inputs = product.primitives[0].operand("a").size_bytes
+        assert product.cold_bytes == weights + (inputs if cache == COLD else 0)
+        assert bool(relu.cold_bytes) == relu.lukewarm == (cache == COLD)  # it is tiny
+
+    def test_warm_is_what_is_not_said(self, measured):
+        run = measured(changes={"modes": (INFER,)})
+        kernels = [k for s in run.file.cases() for k in run.file.kernels(s.id)]
+        assert {(kernel.cold_bytes, kernel.lukewarm) for kernel in kernels} == {(0, False)}
 
 
 class TestLock:

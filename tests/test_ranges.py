@@ -1,89 +1,146 @@
-"""NVTX ranges nest in the order of their names, and cost nothing where the package is missing."""
+"""NVTX ranges nest in the order of their names, through the package or NVIDIA's own library."""
 
 from __future__ import annotations
 
 import sys
-from types import ModuleType, TracebackType
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
-from kernelprof.probes.ranges import DOMAIN, Ranges
+from kernelprof.probes import ranges as ranges_module
+from kernelprof.probes.ranges import DOMAIN, REPEATS, Ranges, cost_ns
 
-Event = tuple[str, str]
+Event = tuple[str, ...]
 
 
-class Annotation:
-    """Stands in for ``nvtx.annotate``: writes down when it is entered and left."""
+class Recorder(ModuleType):
+    """Stands in for the nvtx package: writes down what it is told."""
 
-    made: list[tuple[str, str]]
-    events: list[Event]
+    def __init__(self) -> None:
+        super().__init__("nvtx")
+        self.events: list[Event] = []
 
-    def __init__(self, message: str, domain: str) -> None:
-        self.message = message
-        self.made.append((message, domain))
+    def push_range(self, message: str, domain: str) -> None:
+        self.events.append(("push", domain, message))
 
-    def __enter__(self) -> Annotation:
-        self.events.append(("push", self.message))
-        return self
+    def pop_range(self, domain: str) -> None:
+        self.events.append(("pop", domain))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.events.append(("pop", self.message))
+    def get_domain(self, name: str) -> object:
+        return object()
+
+
+class DummyDomain:
+    """What newer packages give where no tool wants a domain."""
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Annotation]:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """The stand-in as the nvtx package of this process."""
-    recording = type("Recording", (Annotation,), {"made": [], "events": []})
-    module = ModuleType("nvtx")
-    module.annotate = recording  # type: ignore[attr-defined]
+    module = Recorder()
     monkeypatch.setitem(sys.modules, "nvtx", module)
-    return recording
+    return module
 
 
-def test_first_name_is_outermost(recorder: type[Annotation]) -> None:
+def test_first_name_is_outermost(recorder: Recorder) -> None:
     with Ranges().range("network", "layer", "primitive"):
-        recorder.events.append(("run", ""))
+        recorder.events.append(("run",))
     assert recorder.events == [
-        ("push", "network"),
-        ("push", "layer"),
-        ("push", "primitive"),
-        ("run", ""),
-        ("pop", "primitive"),
-        ("pop", "layer"),
-        ("pop", "network"),
+        ("push", DOMAIN, "network"),
+        ("push", DOMAIN, "layer"),
+        ("push", DOMAIN, "primitive"),
+        ("run",),
+        ("pop", DOMAIN),
+        ("pop", DOMAIN),
+        ("pop", DOMAIN),
     ]
+    assert DOMAIN == "kernelprof"
 
 
-def test_ranges_close_when_the_body_fails(recorder: type[Annotation]) -> None:
+def test_ranges_close_when_the_body_fails(recorder: Recorder) -> None:
     with pytest.raises(RuntimeError, match="broken"), Ranges().range("network", "layer"):
         raise RuntimeError("broken")
-    assert recorder.events[2:] == [("pop", "layer"), ("pop", "network")]
+    assert recorder.events[2:] == [("pop", DOMAIN), ("pop", DOMAIN)]
 
 
-def test_a_name_is_registered_once_in_the_domain(recorder: type[Annotation]) -> None:
-    ranges = Ranges()
-    for layer in ("conv1", "conv2", "conv1"):
-        with ranges.range("network", layer):
-            pass
-    assert recorder.made == [("network", DOMAIN), ("conv1", DOMAIN), ("conv2", DOMAIN)]
-    assert DOMAIN == "kernelprof"
-    assert len(recorder.events) == 12
-
-
-def test_nothing_happens_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_happens_without_package_and_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvtx", None)  # makes its import fail
+    monkeypatch.setattr("kernelprof.probes.nvtx_library.FILE", "/nonexistent/libnvtx.so")
     ran = []
-    with Ranges().range("network", "layer"):
+    ranges = Ranges()
+    with ranges.range("network", "layer"):
         ran.append(True)
     assert ran == [True]
+    assert ranges.facts()["nvtx"] == ranges.facts()["nvtx_tool"] == "none"
+
+
+def test_they_can_be_turned_off(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVTX_DISABLE", "1")
+    ranges = Ranges()
+    with ranges.range("network"):
+        pass
+    assert recorder.events == []
+    assert ranges.facts()["nvtx"] == "none"
 
 
 def test_the_real_package_takes_the_ranges() -> None:
     ranges = Ranges()
     with ranges.range("network", "layer"), ranges.range("network"):
         pass
+    assert ranges.emitter == "package 0.2.11"
+
+
+@pytest.mark.parametrize(
+    ("domain", "loaded", "tool"),
+    [
+        (object(), True, "libtool.so"),
+        (object(), False, "none"),
+        (DummyDomain(), True, "none"),  # of a package that asks the tool
+        (None, True, "none"),  # of the library
+    ],
+)
+def test_the_tool_is_the_one_that_takes_them(
+    domain: object,
+    loaded: bool,
+    tool: str,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = "/opt/tool/libtool.so"
+    monkeypatch.setattr(recorder, "get_domain", lambda name: domain)
+    monkeypatch.setattr(ranges_module, "loaded_libraries", lambda name: [path] if loaded else [])
+    monkeypatch.setenv("NVTX_INJECTION64_PATH", path)
+    assert Ranges().tool == tool
+    monkeypatch.delenv("NVTX_INJECTION64_PATH")
+    assert Ranges().tool == "none"
+
+
+def readings(costs: list[int]) -> Iterator[int]:
+    """A clock that is read before and after each cost, and stands still between two."""
+    now = 0
+    for cost in costs:
+        yield now
+        now += cost
+        yield now
+
+
+def test_the_cost_is_the_median(recorder: Recorder) -> None:
+    clock = readings([90_000, *range(100, 100 + REPEATS - 1)])
+    assert cost_ns(Ranges("elsewhere"), lambda: next(clock)) == 105
+    assert next(clock, None) is None
+    assert recorder.events == REPEATS * [
+        ("push", "elsewhere", "network"),
+        ("push", "elsewhere", "layer"),
+        ("push", "elsewhere", "primitive"),
+        *3 * [("pop", "elsewhere")],
+    ]
+
+
+def test_finding_the_cost_leaves_no_trace_in_the_domain(recorder: Recorder) -> None:
+    ranges = Ranges()
+    first = ranges.facts()["nvtx_ranges_ns"]
+    assert first > 0
+    assert ranges.facts()["nvtx_ranges_ns"] == first
+    assert recorder.events
+    assert not [event for event in recorder.events if event[1] == DOMAIN]

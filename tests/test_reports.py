@@ -23,7 +23,12 @@ from kernelprof.results import Estimate, FailureResult
 from .sample_results import OUT_OF_MEMORY, large_results, results_of, sample_results
 
 SCRIPT = "<script>alert(1)</script>"
-NEW_CASE_KEYS = {"uncovered", "dispatch_s", "first_call_s", "rounds", "stopped_by"}
+NEW_CASE_KEYS = {
+    *("uncovered", "dispatch_s", "first_call_s"),
+    *("measured_mad_s", "measured_least_s", "predicted_mad_s", "predicted_least_s"),
+    *("rounds", "processes", "disturbed_rounds", "disturbed_unavoidably"),
+    *("stopped_by", "half_width", "asked_half_width"),
+}
 CASE_KEYS = {
     *("network", "engine", "device", "threads", "cpus", "batch", "mode"),
     *("measured_s", "measured_low_s", "measured_high_s"),
@@ -264,6 +269,14 @@ class TestPage:
             ("memory, size", "16.0 GiB"),
             ("isa", "avx2, fma"),
             ("cores", "2"),
+        ]
+
+    def test_what_belongs_together_within_a_list_stays_together(self):
+        chains = [["conv2d", "bias"], ["gemm", "bias", "activation"]]
+        known = {"fusion": {"chains": {"forward": chains}, "joint_passes": ["lstm_cell"]}}
+        assert facts(known) == [
+            ("fusion, chains, forward", "conv2d + bias, gemm + bias + activation"),
+            ("fusion, joint passes", "lstm_cell"),
         ]
 
 

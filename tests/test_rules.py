@@ -31,8 +31,10 @@ VOCABULARY = {
 MEASURES = {
     "analysis",
     "bench",
+    "bench_results",
     "cli",
     "cli_bench",
+    "cli_doctor",
     "cli_engines",
     "cli_measure",
     "console",

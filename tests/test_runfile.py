@@ -7,21 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from kernelprof.disturbance import WHOLE, Time
 from kernelprof.errors import UsageError
 from kernelprof.plan import Case, chain
+from kernelprof.probes.compute_bound import Gemm
 from kernelprof.probes.network import Network
-from kernelprof.runfile import APPLICATION_ID, SCHEMA, WHOLE, RunFile
+from kernelprof.runfile import APPLICATION_ID, SCHEMA, RunFile
 
 META = {"kernelprof": "0", "command": "kernelprof run", "options": {"quick": False}}
 CASE = Case("chain-1", "numpy", (1, 0), 16, "train")
 KERNEL = {
     "layer": "fc1",
-    "primitives": [{"kind": "gemm"}],
-    "labels": ["gemm 1 x 2 x 3"],
+    "primitives": [Gemm(1, 2, 3).to_json()],
     "passes": ["forward"],
     "flop": 12,
     "compute_flop": 10,
     "least_bytes": 44,
+    "cold_bytes": 24,
+    "lukewarm": False,
     "error": 1e-7,
     "failure": None,
 }
@@ -33,12 +36,12 @@ def turn_of(*rounds: int, whole: bool = True) -> dict:
     sampled = [
         {
             "round": round_,
-            "whole": [2, 100 * round_, 2000 + round_, 0, 0, 1] if whole else None,
-            "kernels": {"0": [2, 100 * round_ + 50, 1000 + round_, 3, 0, 0]},
+            "whole": [2, 100 * round_, 2000 + round_, 30, 10, 0, 0, 0, 0, 1] if whole else None,
+            "kernels": {"0": [2, 100 * round_ + 50, 1000 + round_, 5, 0, 0, 1, 3, 0, 0]},
         }
         for round_ in rounds
     ]
-    return {"rounds": sampled, "turn_ns": 9999, "steal_ticks": 1, "throttled_periods": 2}
+    return {"rounds": sampled, "turn_ns": 9999}
 
 
 @pytest.fixture
@@ -78,8 +81,10 @@ def test_what_goes_in_comes_out(run, case_id, worker_id):
     assert (stored.case, stored.calibration) == (CASE, False)
     assert (stored.first_call_ns, stored.stopped_by) == (123, "interval")
     first, second = again.kernels(case_id)
-    assert (first.place, first.layer, first.labels) == (0, "fc1", ("gemm 1 x 2 x 3",))
+    assert (first.place, first.layer, first.primitives) == (0, "fc1", (Gemm(1, 2, 3),))
+    assert first.labels == (Gemm(1, 2, 3).label,)
     assert (first.flop, first.compute_flop, first.least_bytes) == (12, 10, 44)
+    assert (first.cold_bytes, first.lukewarm) == (24, False)
     assert (first.failure, second.failure) == (None, ("unsupported", "has none"))
     assert again.rounds(case_id) == {0, 1}
     assert again.call_ns(case_id) == {0: {WHOLE: 1000, 0: 500}, 1: {WHOLE: 1000.5, 0: 500.5}}
@@ -95,17 +100,22 @@ def test_samples_keep_their_circumstances(run, case_id, worker_id):
         "round": 4,
         "turn_id": 1,
         "worker_id": worker_id,
-        "steal_ticks": 1,
-        "throttled_periods": 2,
         "place": WHOLE,
         "calls": 2,
         "start_ns": 400,
         "duration_ns": 2004,
+        "waited_ns": 30,
+        "stolen_ns": 10,
+        "throttled_periods": 0,
+        "stops": 0,
         "minor_faults": 0,
         "major_faults": 0,
         "involuntary_switches": 1,
     }
     assert (kernel["place"], kernel["minor_faults"]) == (0, 3)
+    times = run.times(case_id)[4]
+    assert times[WHOLE] == Time(1002, 20, worker_id)
+    assert times[0] == Time(502, 502, worker_id)  # it was stopped, so all of it is lost
 
 
 def test_a_case_without_its_whole(run, case_id, worker_id):

@@ -1,0 +1,147 @@
+"""A case as the run file holds it, judged: without what was disturbed or cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from kernelprof.ceilings import DRAM, Ceilings
+from kernelprof.disturbance import WHOLE, Quiet, quiet
+from kernelprof.engines import REFERENCE
+from kernelprof.plan import StopRule
+from kernelprof.prediction import has_kernels, paired_ratios, predicted_ns
+from kernelprof.results import Estimate, Sampling
+from kernelprof.roofline import least_seconds
+from kernelprof.runfile import RunFile, StoredCase, StoredKernel
+from kernelprof.statistics import estimate, half_width
+from kernelprof.units import bandwidth, duration
+
+TOLERANCE = 0.02  # by which a result may lie above a ceiling: both were measured
+IMPOSSIBLE, NOT_COLD = REFUSED = ("above_ceiling", "not_cold")  # kinds of failure
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A case: its kernels, its rounds, and what the machine could do at best."""
+
+    stored: StoredCase
+    kernels: list[StoredKernel]
+    quiet: Quiet
+    workers: Mapping[int, int]  # round -> the process that took it
+    stop: StopRule
+
+    @property
+    def rounds(self) -> Mapping[int, Mapping[int, float]]:
+        """Nanoseconds per call, by round and place."""
+        return self.quiet.rounds
+
+    def whole(self) -> Estimate | None:
+        """The whole network, in seconds."""
+        return self._estimate({r: s[WHOLE] for r, s in self.rounds.items() if WHOLE in s})
+
+    def kernel(self, place: int) -> Estimate | None:
+        """One kernel, in seconds."""
+        return self._estimate({r: s[place] for r, s in self.rounds.items() if place in s})
+
+    def all_kernels(self, more_ns: float = 0.0) -> Estimate | None:
+        """The sum of all kernels and what comes to it, in seconds."""
+        return self._estimate(predicted_ns(self.rounds, more_ns))
+
+    def sum_s(self, places: Iterable[int]) -> float:
+        """The median over rounds of the sum of some kernels."""
+        wanted = list(places)
+        sums = [sum(s[p] for p in wanted) for s in self.rounds.values() if has_kernels(s)]
+        return float(np.median(sums)) * 1e-9
+
+    def _estimate(self, ns: Mapping[int, float]) -> Estimate | None:
+        """Of a time in each round."""
+        if not ns:
+            return None
+        return estimate([each * 1e-9 for each in ns.values()], [self.workers[r] for r in ns])
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """How it was sampled, and how well it is known."""
+        return Sampling(
+            rounds=self.quiet.taken,
+            processes=len(set(self.workers.values())),
+            disturbed=self.quiet.disturbed,
+            unavoidable=self.quiet.unavoidable,
+            stopped_by=self.stored.stopped_by or "",
+            half_width=known_to(self.rounds, self.stored.case.whole),
+            asked_half_width=self.stop.half_width,
+        )
+
+
+def known_to(rounds: Mapping[int, Mapping[int, float]], whole: bool) -> float:
+    """The relative half-width that the stop rule looks at.
+
+    Of a network it is that of predicted to measured time; of kernels by themselves that of the
+    one which is known worst.
+    """
+    if whole:
+        ratios = paired_ratios(rounds)
+        return half_width(ratios) if ratios else float("inf")
+    places = {place for sample in rounds.values() for place in sample} - {WHOLE}
+    return max(
+        (half_width([s[place] for s in rounds.values() if place in s]) for place in places),
+        default=float("inf"),
+    )
+
+
+def load(run: RunFile, stored: StoredCase, known: Ceilings | None) -> Measured:
+    """A case with its samples; kernels faster than the machine can be count as failed."""
+    times = run.times(stored.id)
+    measured = Measured(
+        stored,
+        run.kernels(stored.id),
+        quiet(times),
+        {round_: next(iter(found.values())).worker for round_, found in times.items()},
+        StopRule(**run.meta("options")["stop"]),
+    )
+    if known is None or stored.case.threads not in known.placements:
+        return measured
+    kernels = [_judged(measured, kernel, known) for kernel in measured.kernels]
+    refused = {k.place for k, before in zip(kernels, measured.kernels, strict=True) if k != before}
+    return replace(measured, kernels=kernels, quiet=measured.quiet.without(refused))
+
+
+def _judged(measured: Measured, kernel: StoredKernel, known: Ceilings) -> StoredKernel:
+    found = None if kernel.failure else measured.kernel(kernel.place)
+    if found is None:
+        return kernel
+    threads = measured.stored.case.threads
+    slowest_s = found.high_s * (1 + TOLERANCE)
+    least_s = least_seconds(kernel.primitives, kernel.passes, threads, known)
+    if slowest_s < least_s:
+        reason = (
+            f"{duration(found.value_s)} is less than the {duration(least_s)} that the machine's "
+            "ceilings allow; if `kernelprof machine --again` finds the same ceilings, it is a bug"
+        )
+        return replace(kernel, failure=(IMPOSSIBLE, reason))
+    memory = known.at(threads).bytes_per_s(DRAM)
+    if memory and slowest_s < kernel.cold_bytes / memory and not kernel.lukewarm:
+        reason = (
+            f"what should have been cold came at {bandwidth(kernel.cold_bytes / found.value_s)}, "
+            f"but memory gives {bandwidth(memory)}: it was in a cache"
+        )
+        return replace(kernel, failure=(NOT_COLD, reason))
+    return kernel
+
+
+def reference_of(stored: StoredCase, cases: Iterable[StoredCase]) -> StoredCase | None:
+    """The reference engine's case of the same network, placement, batch and mode."""
+    wanted = replace(stored.case, engine=REFERENCE)
+    for other in cases:
+        if replace(other.case, whole=wanted.whole) == wanted:
+            return other
+    return None
+
+
+def known_ceilings(run: RunFile) -> Ceilings | None:
+    """The machine's ceilings; None where they were not measured."""
+    stored = run.meta("ceilings")
+    return None if stored is None else Ceilings.from_json(stored)

@@ -1,0 +1,1 @@
+"""Studies of kernelprof itself: each is a command, and its result is kept in reports/published."""

@@ -1,0 +1,202 @@
+"""kernelprof's clock against torch.utils.benchmark's, on the same calls of PyTorch.
+
+Fresh processes of either take turns.  A number is worth having if it comes out the same again
+tomorrow, so what is compared is the spread from process to process: of torch's medians as they
+are, and of kernelprof's relative to a calibration kernel that it times in the same rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from kernelprof.console import err
+from kernelprof.disturbance import Time, quiet
+from kernelprof.engines import Environment, environment
+from kernelprof.errors import UsageError
+from kernelprof.launch import Worker, worker_environment
+from kernelprof.machine import usable_cpus
+from kernelprof.measure import sole_measurement
+from kernelprof.probes import boot
+from kernelprof.probes.layers import PrimitiveLayer
+from kernelprof.probes.network import Network
+from kernelprof.probes.primitive import Primitive
+from kernelprof.sizes import primitives
+from kernelprof.statistics import CONFIDENCE, ratio_interval
+from kernelprof.studies.command import run
+from kernelprof.studies.publish import publish, table
+from kernelprof.studies.turns import build, turn
+from kernelprof.units import duration, magnitude
+
+SIZES = (
+    ("gemm", "512x512x512"),
+    ("gemm", "2048x2048x2048"),
+    ("conv2d", "16x96x27x27:256k5s1p2"),  # the second one of AlexNet
+    ("lstm_cell", "64x256x256x32"),
+)
+CALIBRATION = ("gemm", "384x384x384")
+PROCESSES = 10
+SECONDS = 1.0  # of samples that either tool takes in a process
+ROUNDS_PER_TURN = 10
+CASE, CALIBRATED = 0, 1  # places of the kernels
+
+
+@dataclass
+class Series:
+    """What the processes of both tools found for one kernel, in seconds."""
+
+    what: str
+    torch_s: list[float] = field(default_factory=list)
+    own_s: list[float] = field(default_factory=list)
+    calibration_s: list[float] = field(default_factory=list)
+    relative: list[float] = field(default_factory=list)  # to the calibration, paired by round
+    torch_cost_s: list[float] = field(default_factory=list)  # beyond the samples, for each
+    own_cost_s: list[float] = field(default_factory=list)
+
+
+def main(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the result.")],
+    processes: Annotated[int, typer.Option(help="Of either tool, for each kernel.")] = PROCESSES,
+    seconds: Annotated[float, typer.Option(help="Of samples in each process.")] = SECONDS,
+) -> None:
+    """Let processes of both tools take turns, and compare what they find."""
+    torch = environment("torch")
+    if torch is None:
+        raise UsageError("torch is not installed; run `kernelprof engines install torch`")
+    cpus = usable_cpus()[:1]
+    found = []
+    with sole_measurement():
+        for kind, text in SIZES:
+            (primitive,) = primitives(kind, text)
+            series = Series(f"{kind} {text}")
+            for process in range(processes):
+                err.print(f"{series.what}: process {process + 1} of {processes}")
+                _with_torch_timer(series, torch, cpus, primitive, seconds)
+                _with_kernelprof(series, torch, cpus, primitive, seconds)
+            found.append(series)
+    title = "kernelprof and torch.utils.benchmark"
+    data = {"series": [asdict(series) for series in found]}
+    publish(output, "kernelprof.studies.against_torch", title, _body(found, seconds), data)
+    err.print(f"wrote {output}", soft_wrap=True)
+
+
+def _with_torch_timer(
+    series: Series,
+    torch: Environment,
+    cpus: tuple[int, ...],
+    primitive: Primitive,
+    seconds: float,
+) -> None:
+    script = Path(boot.__file__).resolve().with_name("torch_timer.py")
+    own_cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)  # inherited, as a worker's is
+    try:
+        ran = subprocess.run(
+            [*torch.interpreter(script.parent), str(script), *_words(primitive, seconds)],
+            env=worker_environment(len(cpus), torch.variables),
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    finally:
+        os.sched_setaffinity(0, own_cpus)
+    told = json.loads(ran.stdout)
+    series.torch_s.append(told["median_s"])
+    series.torch_cost_s.append((told["spent_s"] - told["sampled_s"]) / told["samples"])
+
+
+def _words(primitive: Primitive, seconds: float) -> list[str]:
+    return [json.dumps(primitive.to_json()), str(seconds)]
+
+
+def _with_kernelprof(
+    series: Series,
+    torch: Environment,
+    cpus: tuple[int, ...],
+    primitive: Primitive,
+    seconds: float,
+) -> None:
+    worker = Worker(torch, cpus)
+    try:
+        times, cost_s = _rounds(worker, primitive, seconds)
+    finally:
+        worker.close()
+    rounds = [found for found in quiet(times).rounds.values() if len(found) > 1]
+    series.own_s.append(float(np.median([r[CASE] for r in rounds])) * 1e-9)
+    series.calibration_s.append(float(np.median([r[CALIBRATED] for r in rounds])) * 1e-9)
+    series.relative.append(float(np.median([r[CASE] / r[CALIBRATED] for r in rounds])))
+    series.own_cost_s.append(cost_s)
+
+
+def _rounds(
+    worker: Worker, primitive: Primitive, seconds: float
+) -> tuple[dict[int, dict[int, Time]], float]:
+    """Rounds of the kernel and the calibration kernel, and what a sample costs beyond itself."""
+    (calibration,) = primitives(*CALIBRATION)
+    layers = tuple(
+        PrimitiveLayer(name, (), one)
+        for name, one in (("case", primitive), ("calibration", calibration))
+    )
+    network = Network("case and calibration", "study", layers, batch=1, quick_batch=1)
+    build(worker, network)
+    times: dict[int, dict[int, Time]] = {}
+    sampled_ns = turned_ns = 0
+    while sampled_ns < seconds * 1e9:
+        taken = turn(worker, range(len(times), len(times) + ROUNDS_PER_TURN))
+        times.update(taken.times)
+        sampled_ns += taken.sampled_ns
+        turned_ns += taken.turn_ns
+    return times, (turned_ns - sampled_ns) * 1e-9 / (len(layers) * len(times))
+
+
+def spread(values: Sequence[float]) -> float:
+    """The coefficient of variation: standard deviation over mean."""
+    return float(np.std(values, ddof=1) / np.mean(values))
+
+
+def _body(found: list[Series], seconds: float) -> str:
+    rows = []
+    for series in found:
+        pairs = zip(series.own_s, series.torch_s, strict=True)
+        ratio = ratio_interval([own / theirs for own, theirs in pairs])
+        rows.append(
+            (
+                series.what,
+                duration(float(np.median(series.torch_s))),
+                duration(float(np.median(series.own_s))),
+                f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
+                magnitude(spread(series.torch_s)),
+                magnitude(spread(series.own_s)),
+                magnitude(spread(series.relative)),
+                f"{spread(series.relative) / spread(series.torch_s):.2f}",
+                duration(float(np.median(series.torch_cost_s))),
+                duration(float(np.median(series.own_cost_s))),
+            )
+        )
+    header = (
+        *("kernel", "torch's median", "kernelprof's", "ratio, paired"),
+        *("spread of torch's", "of kernelprof's", "relative to calibration"),
+        *("relative / torch's", "a sample costs, torch", "kernelprof"),
+    )
+    processes = len(found[0].torch_s)
+    return f"""
+The same calls of PyTorch, forward, on one pinned thread, in {processes} fresh processes of either
+tool that took turns; `blocked_autorange` with at least {seconds:g} s, and as many seconds of
+samples by kernelprof.  The spread is the coefficient of variation of what the {processes} processes
+found; "relative to calibration" is that of the median ratio of the kernel to a `{CALIBRATION[0]}
+{CALIBRATION[1]}` of the same rounds.  The ratio of the medians is paired by process, with a
+{CONFIDENCE:.0%} bootstrap interval.  What a sample costs is the time spent beyond the samples
+themselves (block sizes, counters, settling, waiting for threads to rest), for each sample.
+
+{table(header, rows)}"""
+
+
+if __name__ == "__main__":
+    run(main)
