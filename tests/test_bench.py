@@ -39,7 +39,8 @@ from kernelprof.ceilings import (
 from kernelprof.deepbench import PARTS, PROBLEMS, problem_set
 from kernelprof.disturbance import Rounds, quiet
 from kernelprof.engines import Environment
-from kernelprof.errors import UsageError
+from kernelprof.errors import KernelprofError, UsageError
+from kernelprof.fitness import BLOCK, Check
 from kernelprof.machine import usable_cpus
 from kernelprof.measure import Measurement
 from kernelprof.plan import Case, Options, StopRule, alone, needed_bytes, primitive_groups
@@ -1008,10 +1009,15 @@ def test_ceilings_are_measured_before_the_choice_unless_they_are_known(
     monkeypatch.setattr(
         saturation, "ceilings", lambda machine, counts, tell: measured.append(counts) or CEILINGS
     )
-    assert cli_measure.machine_ceilings(OPTIONS) == CEILINGS
+    assert cli_measure.machine_ceilings(OPTIONS, False) == CEILINGS
     assert "measuring what this machine cannot exceed" in capsys.readouterr().err
+    unfit = Check("CPU quota", BLOCK, "too small", "raise it")
+    monkeypatch.setattr(cli_measure, "examine", lambda options: [unfit])
+    with pytest.raises(KernelprofError, match="--force"):
+        cli_measure.machine_ceilings(OPTIONS, False)
+    assert "too small" in capsys.readouterr().err
     plant_ceilings(tmp_path)
-    assert cli_measure.machine_ceilings(OPTIONS).at(1).flop_per_s("float32") == 1e12
+    assert cli_measure.machine_ceilings(OPTIONS, False).at(1).flop_per_s("float32") == 1e12
     assert capsys.readouterr().err == ""
     assert measured == [[1]]
 

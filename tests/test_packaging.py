@@ -46,7 +46,8 @@ def test_every_source_file_is_in_the_wheel(wheel: Path) -> None:
 
 def test_every_package_is_listed(wheel: Path) -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert set(listed["packages"]) == {"kernelprof", "kernelprof.probes", "kernelprof.reports"}
+    names = ("probes", "reports", "studies")
+    assert set(listed["packages"]) == {"kernelprof", *(f"kernelprof.{name}" for name in names)}
     assert not [
         path
         for room in ("kernelprof", "probes", "reports")
