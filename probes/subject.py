@@ -21,6 +21,7 @@ from .wire import Message
 
 RETAKES = 3  # of a sample that is too short
 BLOCKS_TO_SETTLE = 5  # timed to find how many calls a sample needs
+RESTED_NS = 250_000_000  # after so long without work, threads sleep and memory may be gone
 
 
 class Timed(NamedTuple):
@@ -67,6 +68,7 @@ class Subject:
         self.caches: dict[int, Message] = {}
         self.first_call_ns: int | None = None
         self.warm_ns = 0  # spent on untimed calls
+        self.worked_ns = 0  # when it last worked
         self.whole_timed: Timed | None = None
         with engine.scope(self.training):
             self.timed = self._build_kernels(data)
@@ -158,7 +160,8 @@ class Subject:
                 durations = warm_up(lambda: self._time(whole), share)
                 self.whole_timed = self._long_enough(whole, min(durations))
             self._warm_kernels(share)
-        self.warm_ns += time.perf_counter_ns() - started
+        self.worked_ns = time.perf_counter_ns()
+        self.warm_ns += self.worked_ns - started
 
     def _warm_kernels(self, budget_ns: int) -> None:
         """Passes over all kernels, in order, until the sum is steady."""
@@ -199,12 +202,15 @@ class Subject:
     def turn(self, rounds: list[int]) -> list[Message]:
         """For each round one sample of the whole network and one of each kernel.
 
-        Whole and kernels take turns at going first.  One untimed call comes before all: threads
-        wake up, and memory that the system took back meanwhile is there again.
+        Whole and kernels take turns at going first.  After a rest one untimed call comes before
+        all: threads wake up, and memory that the system took back meanwhile is there again.
         """
         with self.engine.scope(self.training):
-            self._settle()
-            return [self._round(round_) for round_ in rounds]
+            if time.perf_counter_ns() - self.worked_ns > RESTED_NS:
+                self._settle()
+            sampled = [self._round(round_) for round_ in rounds]
+        self.worked_ns = time.perf_counter_ns()
+        return sampled
 
     def _settle(self) -> None:
         started = time.perf_counter_ns()

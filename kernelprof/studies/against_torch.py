@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -19,21 +20,20 @@ import numpy as np
 import typer
 
 from kernelprof.console import err
-from kernelprof.disturbance import Time, quiet
+from kernelprof.disturbance import quiet
 from kernelprof.engines import Environment, environment
 from kernelprof.errors import UsageError
 from kernelprof.launch import Worker, worker_environment
 from kernelprof.machine import usable_cpus
-from kernelprof.measure import sole_measurement
+from kernelprof.measure import TURN_S, sole_measurement
+from kernelprof.plan import alone
 from kernelprof.probes import boot
-from kernelprof.probes.layers import PrimitiveLayer
-from kernelprof.probes.network import Network
 from kernelprof.probes.primitive import Primitive
 from kernelprof.sizes import primitives
 from kernelprof.statistics import CONFIDENCE, ratio_interval
 from kernelprof.studies.command import run
 from kernelprof.studies.publish import publish, table
-from kernelprof.studies.turns import build, turn
+from kernelprof.studies.turns import Turn, build, turn
 from kernelprof.units import duration, magnitude
 
 SIZES = (
@@ -42,11 +42,13 @@ SIZES = (
     ("conv2d", "16x96x27x27:256k5s1p2"),  # the second one of AlexNet
     ("lstm_cell", "64x256x256x32"),
 )
-CALIBRATION = ("gemm", "384x384x384")
+CALIBRATION = {  # of each kind another size, which uses the machine in the same way
+    "gemm": "768x768x768",
+    "conv2d": "16x3x224x224:96k11s4p2",  # the first one of AlexNet
+    "lstm_cell": "64x512x512x8",
+}
 PROCESSES = 10
 SECONDS = 1.0  # of samples that either tool takes in a process
-ROUNDS_PER_TURN = 10
-CASE, CALIBRATED = 0, 1  # places of the kernels
 
 
 @dataclass
@@ -56,7 +58,6 @@ class Series:
     what: str
     torch_s: list[float] = field(default_factory=list)
     own_s: list[float] = field(default_factory=list)
-    calibration_s: list[float] = field(default_factory=list)
     relative: list[float] = field(default_factory=list)  # to the calibration, paired by round
     torch_cost_s: list[float] = field(default_factory=list)  # beyond the samples, for each
     own_cost_s: list[float] = field(default_factory=list)
@@ -123,37 +124,39 @@ def _with_kernelprof(
     primitive: Primitive,
     seconds: float,
 ) -> None:
-    worker = Worker(torch, cpus)
-    try:
-        times, cost_s = _rounds(worker, primitive, seconds)
-    finally:
-        worker.close()
-    rounds = [found for found in quiet(times).rounds.values() if len(found) > 1]
-    series.own_s.append(float(np.median([r[CASE] for r in rounds])) * 1e-9)
-    series.calibration_s.append(float(np.median([r[CALIBRATED] for r in rounds])) * 1e-9)
-    series.relative.append(float(np.median([r[CASE] / r[CALIBRATED] for r in rounds])))
-    series.own_cost_s.append(cost_s)
+    """The kernel in one worker, the calibration kernel in another, in turns."""
+    (calibration,) = primitives(primitive.kind, CALIBRATION[primitive.kind])
+    with closing(Worker(torch, cpus)) as case, closing(Worker(torch, cpus)) as other:
+        build(case, alone(primitive))
+        build(other, alone(calibration))
+        own, ratios = _in_turns(case, other, seconds)
+    found = quiet(own.times).rounds.values()
+    series.own_s.append(float(np.median([sample[0] for sample in found])) * 1e-9)
+    series.relative.append(float(np.median(ratios)))
+    series.own_cost_s.append((own.turn_ns - own.sampled_ns) * 1e-9 / len(own.times))
 
 
-def _rounds(
-    worker: Worker, primitive: Primitive, seconds: float
-) -> tuple[dict[int, dict[int, Time]], float]:
-    """Rounds of the kernel and the calibration kernel, and what a sample costs beyond itself."""
-    (calibration,) = primitives(*CALIBRATION)
-    layers = tuple(
-        PrimitiveLayer(name, (), one)
-        for name, one in (("case", primitive), ("calibration", calibration))
-    )
-    network = Network("case and calibration", "study", layers, batch=1, quick_batch=1)
-    build(worker, network)
-    times: dict[int, dict[int, Time]] = {}
-    sampled_ns = turned_ns = 0
-    while sampled_ns < seconds * 1e9:
-        taken = turn(worker, range(len(times), len(times) + ROUNDS_PER_TURN))
-        times.update(taken.times)
-        sampled_ns += taken.sampled_ns
-        turned_ns += taken.turn_ns
-    return times, (turned_ns - sampled_ns) * 1e-9 / (len(layers) * len(times))
+def _in_turns(case: Worker, other: Worker, seconds: float) -> tuple[Turn, list[float]]:
+    """Turns of the case, and how many times as long its calls took as those of turns around it.
+
+    Both take as much time: what disturbs one then meets the other about as often.
+    """
+    own, ratios = Turn({}, 0, 0), []
+    rounds, others = 1, 1
+    before = turn(other, range(others))
+    while own.sampled_ns < seconds * 1e9:
+        begun = len(own.times)
+        now = turn(case, range(begun, begun + rounds))
+        after = turn(other, range(others))
+        ratios.append(_call_ns(now) / ((_call_ns(before) + _call_ns(after)) / 2))
+        own, before = own.and_then(now), after
+        rounds = max(1, round(TURN_S * 1e9 * len(own.times) / own.sampled_ns))
+        others = max(1, round(now.sampled_ns * others / after.sampled_ns))
+    return own, ratios
+
+
+def _call_ns(taken: Turn) -> float:
+    return float(np.median([sample[0] for sample in quiet(taken.times).rounds.values()]))
 
 
 def spread(values: Sequence[float]) -> float:
@@ -186,12 +189,14 @@ def _body(found: list[Series], seconds: float) -> str:
         *("relative / torch's", "a sample costs, torch", "kernelprof"),
     )
     processes = len(found[0].torch_s)
+    calibration = ", ".join(f"`{kind} {text}`" for kind, text in CALIBRATION.items())
     return f"""
 The same calls of PyTorch, forward, on one pinned thread, in {processes} fresh processes of either
 tool that took turns; `blocked_autorange` with at least {seconds:g} s, and as many seconds of
 samples by kernelprof.  The spread is the coefficient of variation of what the {processes} processes
-found; "relative to calibration" is that of the median ratio of the kernel to a `{CALIBRATION[0]}
-{CALIBRATION[1]}` of the same rounds.  The ratio of the medians is paired by process, with a
+found; "relative to calibration" is that of the median ratio of the kernel to one of the same kind,
+{calibration}, in turns of another worker just before and
+after.  The ratio of the medians is paired by process, with a
 {CONFIDENCE:.0%} bootstrap interval.  What a sample costs is the time spent beyond the samples
 themselves (block sizes, counters, settling, waiting for threads to rest), for each sample.
 

@@ -22,6 +22,14 @@ class Turn:
     sampled_ns: int
     turn_ns: int
 
+    def and_then(self, later: Turn) -> Turn:
+        """Both together."""
+        return Turn(
+            {**self.times, **later.times},
+            self.sampled_ns + later.sampled_ns,
+            self.turn_ns + later.turn_ns,
+        )
+
 
 def build(worker: Worker, network: Network) -> None:
     """Build the kernels of a network, forward, and bring them to a steady state."""
