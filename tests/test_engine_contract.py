@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain as joined
 from itertools import product
@@ -17,6 +18,7 @@ import pytest
 from kernelprof.engines import ENGINES
 from kernelprof.errors import WorkerError
 from kernelprof.launch import Worker
+from kernelprof.plan import alone
 from kernelprof.probes.clock import ClockFacts
 from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
 from kernelprof.probes.memory_bound import (
@@ -37,6 +39,7 @@ from kernelprof.probes.networks import AS_RUN, CANONICAL, NETWORKS
 from kernelprof.probes.placement import parse_cpus
 from kernelprof.probes.primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Primitive
 from kernelprof.probes.primitives import PRIMITIVES
+from kernelprof.studies.turns import build, turn
 from tests.conftest import engine_worker
 from tests.unsupported import refusals
 
@@ -424,6 +427,20 @@ def test_busiest_threads_have_a_cpu_each(built: tuple[Worker, dict[str, Any]], m
     busiest = sorted(ran, key=lambda tid: -ran[tid])[:2]
     allowed = thread_cpus(pid)
     assert sorted(allowed[tid] for tid in busiest) == sorted((cpu,) for cpu in worker.cpus)
+
+
+@every_engine
+def test_the_pool_is_told_from_the_oracles_threads(engine: str) -> None:
+    """Those spin for a while after the check, longer than a short kernel takes to warm up."""
+    with closing(engine_worker(engine, cpus=2)) as worker:
+        build(worker, alone(Gemm(512, 512, 512)))
+        pid = worker.ask("facts", PATIENCE_S)["pid"]
+        before = thread_run_ns(pid)
+        turn(worker, range(20))
+        ran = {tid: ns - before.get(tid, 0) for tid, ns in thread_run_ns(pid).items()}
+        pinned = [tid for tid, cpus in thread_cpus(pid).items() if len(cpus) == 1]
+        assert len(pinned) == 2
+        assert all(ran[tid] > max(ran.values()) / 10 for tid in pinned)
 
 
 @pytest.mark.parametrize("mode", MODES)
