@@ -118,7 +118,7 @@ class Worker:
         for name, asked in subjects.items():
             try:
                 subject = Subject(*shared, data, rotation, **asked)
-                wait_until_idle()  # the oracle's threads spin on, and must not count as the engine's
+                wait_until_idle()  # the oracle's threads spin on, and are not the engine's
                 ran = run_ns()
                 subject.warm_up(int(warm_up_s * 1e9))
                 self.computing = pin_busiest(self.cpus, ran, self.engine.computes_on_caller)

@@ -39,14 +39,14 @@ def sampling_verdict(all_of_them: Sequence[Sampling]) -> list[str]:
             )
         )
         sentences.append(
-            f"{counted(disturbed, 'round')} of {rounds} were disturbed from outside and {left_out}."
+            f"Disturbed from outside: {disturbed} of {counted(rounds, 'round')}, {left_out}."
         )
     if unmet:
         worst = max(how.half_width for how in unmet)
         sentences.append(
-            f"{counted(len(unmet), 'case')} of {len(all_of_them)} are known less well than to the "
-            f"{magnitude(unmet[0].asked_half_width)} that was asked for, the worst to "
-            f"{magnitude(worst)}: the {_enders(unmet)} came first."
+            f"Known less well than to the {magnitude(unmet[0].asked_half_width)} that was asked "
+            f"for: {len(unmet)} of {counted(len(all_of_them), 'case')}, the worst to "
+            f"{magnitude(worst)}; the {_enders(unmet)} came first."
         )
     return sentences
 
