@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from kernelprof.engines import home
 from kernelprof.errors import KernelprofError
@@ -61,6 +61,9 @@ class BytesCeiling:
     rate: Rate
 
 
+AnyCeiling = TypeVar("AnyCeiling", FlopCeiling, BytesCeiling)
+
+
 @dataclass(frozen=True)
 class PlacementCeilings:
     """The ceilings of a thread count on the CPUs that it is pinned to.
@@ -100,6 +103,25 @@ class PlacementCeilings:
         holding = (name for name, room in self.capacity_bytes.items() if size_bytes <= room)
         return next(holding, DRAM)
 
+    def raised(self, other: PlacementCeilings) -> PlacementCeilings:
+        """The higher of each rate: what was reached once can be reached."""
+        flop = {(one.isa, one.dtype): one for one in other.arithmetic}
+        moved = {(one.level, one.operation): one for one in other.memory}
+        return replace(
+            self,
+            arithmetic=tuple(
+                _higher(one, flop.get((one.isa, one.dtype))) for one in self.arithmetic
+            ),
+            memory=tuple(
+                _higher(one, moved.get((one.level, one.operation))) for one in self.memory
+            ),
+        )
+
+
+def _higher(one: AnyCeiling, other: AnyCeiling | None) -> AnyCeiling:
+    better = other is not None and other.rate.best_per_s > one.rate.best_per_s
+    return other if better and other is not None else one
+
 
 @dataclass(frozen=True)
 class Ceilings:
@@ -121,6 +143,16 @@ class Ceilings:
                 f"run `kernelprof machine --threads {threads}`"
             )
         return self.placements[threads]
+
+    def raised(self, other: Ceilings) -> Ceilings:
+        """With the higher rates of thread counts that both know on the same CPUs."""
+        found = {
+            threads: at.raised(also)
+            if (also := other.placements.get(threads)) is not None and also.cpus == at.cpus
+            else at
+            for threads, at in self.placements.items()
+        }
+        return Ceilings(self.fingerprint, {**other.placements, **found})
 
     def summary(self) -> dict[str, dict[str, float]]:
         """The highest rates by thread count, as reports show them."""

@@ -202,8 +202,8 @@ class Subject:
     def turn(self, rounds: list[int]) -> list[Message]:
         """For each round one sample of the whole network and one of each kernel.
 
-        Whole and kernels take turns at going first.  After a rest one untimed call comes before
-        all: threads wake up, and memory that the system took back meanwhile is there again.
+        Whole and kernels take turns at going first.  After a rest one untimed call of each comes
+        before all: threads wake up, and memory that the host took back meanwhile is there again.
         """
         with self.engine.scope(self.training):
             if time.perf_counter_ns() - self.worked_ns > RESTED_NS:
@@ -214,11 +214,9 @@ class Subject:
 
     def _settle(self) -> None:
         started = time.perf_counter_ns()
-        if self.whole_timed is not None:
-            self._time(self.whole_timed._replace(calls=1))
-        else:
-            for timed in self.timed.values():
-                self._time(timed._replace(calls=1))
+        whole = [] if self.whole_timed is None else [self.whole_timed]
+        for timed in [*whole, *self.timed.values()]:
+            self._time(timed._replace(calls=1))
         self.warm_ns += time.perf_counter_ns() - started
 
     def _round(self, round_: int) -> Message:

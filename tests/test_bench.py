@@ -43,6 +43,7 @@ from kernelprof.errors import KernelprofError, UsageError
 from kernelprof.fitness import BLOCK, Check
 from kernelprof.machine import usable_cpus
 from kernelprof.measure import Measurement
+from kernelprof.measured import IMPOSSIBLE
 from kernelprof.plan import Case, Options, StopRule, alone, needed_bytes, primitive_groups
 from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
 from kernelprof.probes.decompose import Fusion, kernels
@@ -1020,6 +1021,21 @@ def test_ceilings_are_measured_before_the_choice_unless_they_are_known(
     assert cli_measure.machine_ceilings(OPTIONS, False).at(1).flop_per_s("float32") == 1e12
     assert capsys.readouterr().err == ""
     assert measured == [[1]]
+
+
+def test_before_a_result_is_refused_the_ceilings_are_measured_once_more(
+    tmp_path, monkeypatch, capsys
+):
+    impossible = FailureResult("gemm", "fake", 1, 1, INFER, IMPOSSIBLE, "too fast")
+    monkeypatch.setattr(cli_measure, "failures", lambda file: [impossible])
+    monkeypatch.setattr(cli_measure.runner, "measure", lambda file, options, report: None)
+    monkeypatch.setattr(cli_measure, "_ceilings", lambda counts: Ceilings("f", {}))
+    monkeypatch.setattr(saturation, "raise_ceilings", lambda machine, counts, tell: CEILINGS)
+    file = RunFile.create(tmp_path / "a.kprof", {"options": OPTIONS.to_json()})
+    cli_measure._measure_all(file, OPTIONS)
+    assert Ceilings.from_json(file.meta("ceilings")) == CEILINGS
+    assert "measured once more" in capsys.readouterr().err
+    file.close()
 
 
 @pytest.mark.parametrize(

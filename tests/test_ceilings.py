@@ -33,7 +33,7 @@ from kernelprof.machine import this_machine, usable_cpus
 from kernelprof.microkernels import ARRAYS, BASELINE, COPY, READ, TRIAD
 from kernelprof.probes.primitive import FLOATS
 from kernelprof.reports.machine import machine_json, machine_tables
-from kernelprof.saturation import Budget, measure_ceilings, working_sets
+from kernelprof.saturation import Budget, measure_ceilings, raise_ceilings, working_sets
 
 from .planted_machine import plant, server
 
@@ -548,3 +548,42 @@ def test_more_threads_than_cpus():
 def test_schemas_are_told_apart():
     with pytest.raises(ValueError, match="schema 99"):
         Ceilings.from_json({**Ceilings("f", {}).to_json(), "schema": known_ceilings.SCHEMA + 98})
+
+
+class TestRaised:
+    """What was reached once can be reached."""
+
+    def test_the_higher_of_each_rate(self):
+        low, high = planted_at(1e11, 2e10), planted_at(0.9e11, 3e10)
+        found = low.raised(high)
+        assert found.flop_per_s("float32") == 1e11
+        assert found.bytes_per_s(DRAM) == 3e10
+        assert high.raised(low) == found
+
+    def test_only_the_same_cpus_count(self):
+        here, there = planted_at(1e11, 2e10), planted_at(2e11, 2e10, cpus=(1,))
+        raised = Ceilings("f", {1: here}).raised(Ceilings("f", {1: there, 2: there}))
+        assert raised.placements == {1: here, 2: there}
+
+    def test_it_is_kept(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("KERNELPROF_HOME", str(tmp_path))
+        machine = this_machine()
+
+        def measured(rate: float):
+            known = Ceilings(machine.fingerprint, {1: planted_at(rate, 2e10)})
+            return lambda machine, counts, tell: known
+
+        raise_ceilings(machine, [1], measure=measured(2e11))
+        assert raise_ceilings(machine, [1], measure=measured(1e11)) == load(machine.fingerprint)
+        assert load(machine.fingerprint).at(1).flop_per_s("float32") == 2e11
+
+
+def planted_at(flop_per_s: float, bytes_per_s: float, cpus=(0,)) -> PlacementCeilings:
+    return PlacementCeilings(
+        cpus=cpus,
+        measured="now",
+        clock_hz=Rate(1e9, 1e9, 1),
+        arithmetic=(FlopCeiling("avx2", "float32", Rate(flop_per_s, flop_per_s, 1), "fma"),),
+        memory=(BytesCeiling(DRAM, "read", 1, Rate(bytes_per_s, bytes_per_s, 1)),),
+        capacity_bytes={},
+    )
