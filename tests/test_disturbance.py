@@ -123,19 +123,23 @@ class TestRealDisturbances:
         assert quiet({n: {0: s} for n, s in enumerate(samples)}).disturbed == len(slow)
 
     def test_a_worker_that_is_stopped(self, worker):
+        """In the midst of a sample, mostly; between two of them nothing is lost."""
+        build(worker, alone(Gemm(768, 768, 768)))
+
         def stop() -> None:
-            time.sleep(0.05)
-            os.kill(worker.pid, signal.SIGSTOP)
-            time.sleep(0.5)
-            os.kill(worker.pid, signal.SIGCONT)
+            for _ in range(3):
+                time.sleep(0.1)
+                os.kill(worker.pid, signal.SIGSTOP)
+                time.sleep(0.3)
+                os.kill(worker.pid, signal.SIGCONT)
 
         stopping = threading.Thread(target=stop)
         stopping.start()
-        samples = self.samples(worker, 1000)
+        samples = self.samples(worker, 100)
         stopping.join()
-        longest = max(samples, key=lambda sample: sample.ns)
-        assert longest.lost_ns == longest.ns
-        assert sum(sample.ns for sample in samples) > 0.5e9 / 1000
+        stopped = [sample for sample in samples if sample.ns > 0.25e9]
+        assert stopped
+        assert all(sample.lost_ns == sample.ns for sample in stopped)
 
     def test_a_quota_that_is_used_up(self, worker):
         top = next(p for p in (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")) if p.is_dir())
