@@ -52,15 +52,16 @@ def times_of(samples: Iterable[Sample]) -> dict[int, dict[int, Time]]:
     """The times of samples, which come in the order in which they were taken.
 
     One in which the process was paused is lost altogether, and so is the next: its caches are
-    cold (a product in cache takes 5 % longer after a quota's pause of 10 ms).
+    cold (a product in cache takes 5 % longer after a quota's pause of 10 ms).  The one before it is
+    lost too, as some kernels count a pause only afterwards.
     """
+    taken = list(samples)
+    paused = [False, *(sample.paused for sample in taken), False]
     found: dict[int, dict[int, Time]] = {}
-    paused_before = False
-    for sample in samples:
+    for place, sample in enumerate(taken):
         lost_ns = sample.waited_ns + sample.stolen_ns
-        if sample.paused or paused_before:
+        if any(paused[place : place + 3]):
             lost_ns = sample.duration_ns
-        paused_before = sample.paused
         found.setdefault(sample.round, {})[sample.place] = Time(
             sample.duration_ns / sample.calls,
             min(lost_ns, sample.duration_ns) / sample.calls,

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -40,10 +41,10 @@ class TestTimes:
         assert found == {0: {0: Time(500.0, 5.0, 3)}}
 
     @pytest.mark.parametrize("pause", [{"throttled_periods": 1}, {"stops": 2}])
-    def test_a_pause_costs_the_sample_and_the_next(self, pause):
-        samples = [sample(round=0), sample(round=1, **pause), sample(round=2), sample(round=3)]
+    def test_a_pause_costs_the_sample_and_its_neighbours(self, pause):
+        samples = [sample(round=n, **(pause if n == 2 else {})) for n in range(5)]
         lost = [times[0].lost_ns for times in times_of(samples).values()]
-        assert lost == [0.0, 500.0, 500.0, 0.0]
+        assert lost == [0.0, 500.0, 500.0, 500.0, 0.0]
 
     def test_no_more_is_lost_than_there_was(self):
         assert times_of([sample(stolen_ns=10_000_000)])[0][0].lost_ns == 500.0
@@ -158,7 +159,8 @@ class TestRealDisturbances:
         finally:
             (top / "cgroup.procs").write_text(str(worker.pid))
             group.rmdir()
-        throttled = [sample for sample in samples if sample.lost_ns == sample.ns]
-        longest = max(samples, key=lambda sample: sample.ns)
-        assert longest in throttled
-        assert 0 < len(throttled) < len(samples)
+        usual = median(sample.ns for sample in samples)
+        paused = [sample for sample in samples if sample.ns > 3 * usual]
+        # Newer kernels pause a process when it leaves a system call, which a sample may hold none of.
+        assert any(sample.lost_ns == sample.ns for sample in samples)
+        assert all(sample.lost_ns > DISTURBED_SHARE * sample.ns for sample in paused)
