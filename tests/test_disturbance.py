@@ -161,6 +161,6 @@ class TestRealDisturbances:
             group.rmdir()
         usual = median(sample.ns for sample in samples)
         paused = [sample for sample in samples if sample.ns > 3 * usual]
-        # Newer kernels pause a process when it leaves a system call, which a sample may hold none of.
+        # Newer kernels pause a process when it leaves a system call: between samples, mostly.
         assert any(sample.lost_ns == sample.ns for sample in samples)
         assert all(sample.lost_ns > DISTURBED_SHARE * sample.ns for sample in paused)
