@@ -155,7 +155,11 @@ def _throttled_periods(stat: str) -> int:
 
 def _cpu_stat() -> str:
     """Where the group of this process counts what its quota did, in either version."""
-    groups = [line.split(":", 2) for line in _read(_opened("/proc/self/cgroup")).splitlines()]
+    try:
+        listed = Path("/proc/self/cgroup").read_text()
+    except OSError:  # a kernel without control groups
+        return ""
+    groups = [line.split(":", 2) for line in listed.splitlines()]
     own = [path for _, controllers, path in groups if controllers in ("", "cpu", "cpu,cpuacct")]
     for folder in CGROUP_FOLDERS:
         for path in [*own, "/"]:

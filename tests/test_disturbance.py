@@ -123,6 +123,14 @@ class TestRealDisturbances:
         assert slow
         assert quiet({n: {0: s} for n, s in enumerate(samples)}).disturbed == len(slow)
 
+    def test_watching_leaves_no_file_open(self, worker):
+        """A long run has thousands of turns, and a process may open a thousand files."""
+        self.samples(worker)
+        before = len(list(Path(f"/proc/{worker.pid}/fd").iterdir()))
+        for _ in range(20):
+            self.samples(worker)
+        assert len(list(Path(f"/proc/{worker.pid}/fd").iterdir())) == before
+
     def test_a_worker_that_is_stopped(self, worker):
         """In the midst of a sample, mostly; between two of them nothing is lost."""
         build(worker, alone(Gemm(768, 768, 768)))
