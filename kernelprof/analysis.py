@@ -215,11 +215,16 @@ def _kernel_results(measured: Measured, kernels: list[StoredKernel]) -> Iterable
             )
 
 
-def failures(run: RunFile) -> Iterable[FailureResult]:
-    """What failed, in the order of the plan: cases, passes of a bench, and what cannot be."""
+def failures(run: RunFile, network: str | None = None) -> Iterable[FailureResult]:
+    """What failed, all or of one network or primitive, in the order of the plan.
+
+    That is cases, passes of a bench, and what cannot be.
+    """
     found, alone, known = run.failures(), bench_engines(run), known_ceilings(run)
     for stored in run.cases():
         case = stored.case
+        if network not in (None, case.network):
+            continue
         what = case.network, case.engine, case.threads, case.batch, case.mode
         if stored.id in found:
             yield FailureResult(*what, *found[stored.id])

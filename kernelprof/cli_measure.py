@@ -25,7 +25,7 @@ from kernelprof.errors import KernelprofError
 from kernelprof.fitness import BLOCK, Fitness
 from kernelprof.machine import this_machine
 from kernelprof.measure import Report, sole_measurement
-from kernelprof.measured import IMPOSSIBLE
+from kernelprof.measured import REFUSED
 from kernelprof.plan import Group, Options
 from kernelprof.reports.bench import bench_header, bench_verdict, finding_line, primitive_line
 from kernelprof.reports.doctor import check_line, fitness_sentences
@@ -107,7 +107,7 @@ def _measure_all(file: RunFile, options: Options) -> None:
     with progress() as step:
         runner.measure(file, options, Report(step, _printer(file)))
     _record_ceilings(file, counts)  # last: the first result of a network must not wait for it
-    if any(failure.kind == IMPOSSIBLE for failure in failures(file)):
+    if any(failure.kind in REFUSED for failure in failures(file)):
         err.print("something was faster than this machine's ceilings: they are measured once more")
         _raise_ceilings(file, counts)
 
@@ -207,8 +207,8 @@ def _lines(file: RunFile, group: Group) -> Iterator[Text]:
     for primitive in primitive_results(file, name):
         if primitive.cpus == group.cpus:
             yield finding_line(primitive)
-    for failure in failures(file):
-        if failure.network == name and failure.threads == len(group.cpus):
+    for failure in failures(file, name):
+        if failure.threads == len(group.cpus):
             yield finding_line(failure) if group.alone else failure_line(failure)
 
 

@@ -12,7 +12,7 @@ from kernelprof.errors import UsageError
 from kernelprof.fitness import BLOCK, PASS, WARN, Check
 from kernelprof.load import Load, Reading, load_between
 from kernelprof.machine import available_bytes
-from kernelprof.measure import sole_measurement
+from kernelprof.measure import sole_measurement, together_bytes
 from kernelprof.plan import Options, needed_bytes, planned
 from kernelprof.timekeeping import Clock, Moment
 from kernelprof.topology import ROOT, listed
@@ -206,7 +206,10 @@ def steal(load: Load, cpus: Collection[int]) -> Check:
 def needs(options: Options) -> dict[str, int]:
     """What each network or primitive needs in memory, in the engine that takes most."""
     return {
-        group.network.name: max(needed_bytes(group, engine) for engine in group.engines)
+        group.network.name: max(
+            needed_bytes(group, engine, together_bytes(options, group.cpus))
+            for engine in group.engines
+        )
         for group in planned(options)
         if not group.calibration
     }

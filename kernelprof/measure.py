@@ -35,6 +35,14 @@ CALIBRATION_S = 1.0  # of turns per group of tiny networks
 LOCK = Path(tempfile.gettempdir()) / "kernelprof.lock"
 
 
+def together_bytes(options: Options, cpus: tuple[int, ...]) -> int:
+    """What the copies of a kernel's operands hold together, to be cold when their turn comes.
+
+    More than the caches do, for these do not drop the oldest line exactly.
+    """
+    return 0 if options.cache == WARM else TIMES_CACHES * caches_bytes(cpus)
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long a worker may take before it counts as hung, in seconds."""
@@ -211,21 +219,14 @@ class Measurement:
         ready: list[Case] = []
         for engine in engines:
             room = available_bytes() - SPARE_BYTES
-            if engine in later or (ready and self._needed_bytes(group, engine) > room):
+            if engine in later or (
+                ready
+                and needed_bytes(group, engine, together_bytes(self.options, group.cpus)) > room
+            ):
                 later += [engine] if engine not in later else []
                 continue
             ready += self._build(group, engine, [c for c in cases if c.engine == engine], ids)
         return ready
-
-    def _needed_bytes(self, group: Group, engine: str) -> int:
-        return needed_bytes(group, engine, self._together_bytes(group.cpus))
-
-    def _together_bytes(self, cpus: tuple[int, ...]) -> int:
-        """What the copies of a kernel's operands hold together, to be cold when their turn comes.
-
-        More than the caches do, for these do not drop the oldest line exactly.
-        """
-        return 0 if self.options.cache == WARM else TIMES_CACHES * caches_bytes(cpus)
 
     def _seconds(self, group: Group, left: list[Group]) -> float:
         """This group's share of what is left of the budget."""
@@ -279,7 +280,10 @@ class Measurement:
         return built
 
     def _ask_to_build(self, group: Group, engine: str, cases: list[Case]) -> Message:
-        need, free = self._needed_bytes(group, engine), available_bytes()
+        need, free = (
+            needed_bytes(group, engine, together_bytes(self.options, group.cpus)),
+            available_bytes(),
+        )
         if need > free:
             raise WorkerError(
                 "memory", f"about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
@@ -294,7 +298,7 @@ class Measurement:
             seed=self.options.seed,
             warm_up_s=WARM_UP_S,
             cache=self.options.cache,
-            together_bytes=self._together_bytes(group.cpus),
+            together_bytes=together_bytes(self.options, group.cpus),
         )
         # Only now are all threads there: an engine may start its pool with its first call.
         decided = any(name in POOL_VARIABLES for name in self._variables(engine))

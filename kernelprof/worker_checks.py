@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from kernelprof.debian import TOOL_VARIABLE
 from kernelprof.engines import Environment
 from kernelprof.errors import WorkerError
 from kernelprof.fitness import BLOCK, PASS, WARN, Check, Fitness, Started
@@ -19,7 +20,7 @@ FAR_SHARE = 0.1  # of a worker's memory that may lie on another node
 COSTLY = 4.0  # times as long as normal numbers, from which denormal ones matter
 FULL_PRECISION = ("float32", "float32, matrix products highest")
 FLUSHED = "flushed to zero"
-TOOL, TOOL_VARIABLE = "nvtx_tool", "NVTX_INJECTION64_PATH"
+TOOL = "nvtx_tool"
 
 Nodes = Mapping[str, tuple[int, ...]]  # the CPUs near to each memory node, by its number
 

@@ -12,7 +12,7 @@ from kernelprof.plan import Case, Options, StopRule, alone
 from kernelprof.probes.compute_bound import Conv2d, Gemm
 from kernelprof.probes.memory_bound import Copy
 from kernelprof.probes.network import INFER, Builder, Network
-from kernelprof.probes.primitive import FORWARD
+from kernelprof.probes.primitive import FORWARD, Primitive
 from kernelprof.reports.verdict import verdict
 from kernelprof.runfile import RunFile
 from tests.test_roofline import BYTES_PER_S, CEILINGS, DRAM, FLOP_PER_S
@@ -36,6 +36,23 @@ def sample(ns: float, waited_ns: int = 0) -> list[int]:
     return [1, 0, round(ns), waited_ns, 0, 0, 0, 0, 0, 0]
 
 
+def described_kernel(layer: str, primitive: Primitive) -> dict[str, object]:
+    """A forward kernel as a worker describes it."""
+    flop = primitive.flop(FORWARD)
+    return {
+        "layer": layer,
+        "primitives": [primitive.to_json()],
+        "passes": [FORWARD],
+        "flop": flop,
+        "compute_flop": flop if primitive.compute_bound else 0,
+        "least_bytes": primitive.least_bytes(FORWARD),
+        "cold_bytes": 0,
+        "lukewarm": False,
+        "error": 0.0,
+        "failure": None,
+    }
+
+
 class Planted:
     """A run file with the times of one primitive."""
 
@@ -46,19 +63,8 @@ class Planted:
         network = alone(primitive)
         self.file.add_network(network.to_json())
         self.case_id = self.file.add_case(Case(network.name, "fake", (0,), 1, INFER, False), False)
-        described = {
-            "layer": primitive.kind,
-            "primitives": [primitive.to_json()],
-            "passes": [FORWARD],
-            "flop": primitive.flop(FORWARD),
-            "compute_flop": primitive.flop(FORWARD) if primitive.compute_bound else 0,
-            "least_bytes": primitive.least_bytes(FORWARD),
-            "cold_bytes": 0,
-            "lukewarm": False,
-            "error": 0.0,
-            "failure": None,
-        }
-        self.file.describe_case(self.case_id, None, [{**described, **kernel}])
+        described = {**described_kernel(primitive.kind, primitive), **kernel}
+        self.file.describe_case(self.case_id, None, [described])
         if ceilings is not None:
             self.file.record("ceilings", ceilings.to_json())
 
@@ -149,20 +155,7 @@ def small_run(folder, network: Network, fast: str) -> RunFile:
     for layer in network.layers:
         for primitive in network.primitives(layer, 1000, INFER):
             times[str(len(described))] = sample(1 if layer.name == fast else 1e9)
-            described.append(
-                {
-                    "layer": layer.name,
-                    "primitives": [primitive.to_json()],
-                    "passes": [FORWARD],
-                    "flop": primitive.flop(FORWARD),
-                    "compute_flop": primitive.flop(FORWARD) if primitive.compute_bound else 0,
-                    "least_bytes": primitive.least_bytes(FORWARD),
-                    "cold_bytes": 0,
-                    "lukewarm": False,
-                    "error": 0.0,
-                    "failure": None,
-                }
-            )
+            described.append(described_kernel(layer.name, primitive))
     run.describe_case(case_id, 1, described)
     rounds = [{"round": n, "whole": sample(3e9), "kernels": times} for n in range(6)]
     run.add_turn(case_id, run.add_worker("fake", (0,), {}), {"turn_ns": 1, "rounds": rounds})

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,15 @@ PROCESSES = 10
 SECONDS = 1.0  # of samples that either tool takes in a process
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What both tools are given."""
+
+    torch: Environment
+    cpus: tuple[int, ...]
+    seconds: float  # of samples, at least
+
+
 @dataclass
 class Series:
     """What the processes of both tools found for one kernel, in seconds."""
@@ -72,7 +82,7 @@ def main(
     torch = environment("torch")
     if torch is None:
         raise UsageError("torch is not installed; run `kernelprof engines install torch`")
-    cpus = usable_cpus()[:1]
+    setting = Setting(torch, usable_cpus()[:1], seconds)
     found = []
     with sole_measurement():
         for kind, text in SIZES:
@@ -80,8 +90,8 @@ def main(
             series = Series(f"{kind} {text}")
             for process in range(processes):
                 err.print(f"{series.what}: process {process + 1} of {processes}")
-                _with_torch_timer(series, torch, cpus, primitive, seconds)
-                _with_kernelprof(series, torch, cpus, primitive, seconds)
+                _with_torch_timer(series, primitive, setting)
+                _with_kernelprof(series, primitive, setting)
             found.append(series)
     title = "kernelprof and torch.utils.benchmark"
     data = {"series": [asdict(series) for series in found]}
@@ -89,20 +99,15 @@ def main(
     err.print(f"wrote {output}", soft_wrap=True)
 
 
-def _with_torch_timer(
-    series: Series,
-    torch: Environment,
-    cpus: tuple[int, ...],
-    primitive: Primitive,
-    seconds: float,
-) -> None:
+def _with_torch_timer(series: Series, primitive: Primitive, setting: Setting) -> None:
     script = Path(boot.__file__).resolve().with_name("torch_timer.py")
+    words = [str(script), json.dumps(primitive.to_json()), str(setting.seconds)]
     own_cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)  # inherited, as a worker's is
+    os.sched_setaffinity(0, setting.cpus)  # inherited, as a worker's is
     try:
         ran = subprocess.run(
-            [*torch.interpreter(script.parent), str(script), *_words(primitive, seconds)],
-            env=worker_environment(len(cpus), torch.variables),
+            [*setting.torch.interpreter(script.parent), *words],
+            env=worker_environment(len(setting.cpus), setting.torch.variables),
             stdout=subprocess.PIPE,
             check=True,
         )
@@ -113,23 +118,14 @@ def _with_torch_timer(
     series.torch_cost_s.append((told["spent_s"] - told["sampled_s"]) / told["samples"])
 
 
-def _words(primitive: Primitive, seconds: float) -> list[str]:
-    return [json.dumps(primitive.to_json()), str(seconds)]
-
-
-def _with_kernelprof(
-    series: Series,
-    torch: Environment,
-    cpus: tuple[int, ...],
-    primitive: Primitive,
-    seconds: float,
-) -> None:
+def _with_kernelprof(series: Series, primitive: Primitive, setting: Setting) -> None:
     """The kernel in one worker, the calibration kernel in another, in turns."""
     (calibration,) = primitives(primitive.kind, CALIBRATION[primitive.kind])
-    with closing(Worker(torch, cpus)) as case, closing(Worker(torch, cpus)) as other:
+    start = partial(Worker, setting.torch, setting.cpus)
+    with closing(start()) as case, closing(start()) as other:
         build(case, alone(primitive))
         build(other, alone(calibration))
-        own, ratios = _in_turns(case, other, seconds)
+        own, ratios = _in_turns(case, other, setting.seconds)
     found = quiet(own.times).rounds.values()
     series.own_s.append(float(np.median([sample[0] for sample in found])) * 1e-9)
     series.relative.append(float(np.median(ratios)))
