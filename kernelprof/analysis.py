@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from kernelprof.bench_results import bench_engines, primitive_results
 from kernelprof.ceilings import Ceilings
+from kernelprof.context import ChainSamples, Context, kinds, learned, misfit
 from kernelprof.measured import REFUSED, Measured, known_ceilings, load, reference_of
 from kernelprof.plan import Case
-from kernelprof.prediction import CallCost, call_cost
 from kernelprof.probes.layers import Layer
 from kernelprof.probes.memory_bound import SgdUpdate
 from kernelprof.probes.network import TRAIN, Network
-from kernelprof.probes.primitive import UPDATE, Primitive
+from kernelprof.probes.primitive import UPDATE, Primitive, product
 from kernelprof.results import (
     CaseResult,
+    ContextResult,
+    Estimate,
     FailureResult,
     KernelResult,
     LayerResult,
@@ -27,7 +31,7 @@ from kernelprof.roofline import attainable
 from kernelprof.runfile import RunFile, StoredKernel
 from kernelprof.worker_checks import run_fitness
 
-Placement = tuple[str, tuple[int, ...], str]  # engine, CPUs, mode
+Placement = tuple[str, tuple[int, ...]]  # engine, CPUs
 Roofline = Callable[[Primitive, str], float]  # the seconds that a pass takes at least
 
 
@@ -44,12 +48,13 @@ def results(run: RunFile) -> Results:
         failures=tuple(failures(run)),
         primitives=tuple(primitive_results(run)),
         fitness=run_fitness(run),
+        contexts=tuple(context_results(run)),
     )
 
 
 def case_results(run: RunFile, network: str | None = None) -> Iterable[CaseResult]:
     """The measured cases, all or those of one network, in the order of the plan."""
-    costs, known = _call_costs(run), known_ceilings(run)
+    found, known = contexts(run), known_ceilings(run)
     definitions, cases, failed = run.networks(), run.cases(), run.failures()
     for stored in cases:
         case = stored.case
@@ -58,40 +63,73 @@ def case_results(run: RunFile, network: str | None = None) -> Iterable[CaseResul
             continue
         measured = load(run, stored, known)
         reference = reference_of(stored, cases)
-        found = _case_result(
+        result = _case_result(
             measured,
             Network.from_json(definitions[case.network]),
-            costs[case.engine, case.cpus, case.mode],
+            found[case.engine, case.cpus],
             load(run, reference, known) if reference else None,
             known,
         )
-        if found is not None:
-            yield found
+        if result is not None:
+            yield result
 
 
-def _call_costs(run: RunFile) -> Mapping[Placement, CallCost]:
-    chains: dict[Placement, list[Measured]] = defaultdict(list)
+@dataclass(frozen=True)
+class Contexts:
+    """What the chains of an engine at one placement tell, by mode."""
+
+    by_mode: Mapping[str, Context]
+    misfit: float | None = None
+
+    def of(self, mode: str) -> Context:
+        """That of a mode; nothing is added where no chain was measured."""
+        return self.by_mode.get(mode, Context())
+
+
+def contexts(run: RunFile) -> Mapping[Placement, Contexts]:
+    """What an engine adds to its kernels at each placement."""
+    chains: dict[Placement, dict[str, list[ChainSamples]]] = defaultdict(lambda: defaultdict(list))
     for stored in run.cases():
         if stored.calibration:
             case = stored.case
-            chains[case.engine, case.cpus, case.mode].append(load(run, stored, None))
-    costs = {
-        placement: call_cost([(len(chain.kernels), chain.rounds) for chain in found])
-        for placement, found in chains.items()
-    }
-    return defaultdict(CallCost, costs)
+            chains[case.engine, case.cpus][case.mode].append(load(run, stored, None).chain())
+    found = {placement: _contexts(by_mode) for placement, by_mode in chains.items()}
+    return defaultdict(lambda: Contexts({}), found)
+
+
+def _contexts(chains: Mapping[str, list[ChainSamples]]) -> Contexts:
+    by_mode = {mode: learned(own) for mode, own in chains.items()}
+    pairs = [(chain, by_mode[mode]) for mode, own in chains.items() for chain in own]
+    return Contexts(by_mode, misfit(*zip(*pairs, strict=True)))
+
+
+def context_results(run: RunFile) -> Iterable[ContextResult]:
+    """What the chains tell, by engine, placement and mode."""
+    for (engine, cpus), found in contexts(run).items():
+        for mode, context in found.by_mode.items():
+            yield ContextResult(
+                engine=engine,
+                threads=len(cpus),
+                cpus=cpus,
+                mode=mode,
+                per_call_s=context.calls.per_call_ns * 1e-9,
+                per_kernel_s=context.calls.per_kernel_ns * 1e-9,
+                by_kind_s={kind: ns * 1e-9 for kind, ns in context.calls.by_kind_ns.items()},
+                traits=tuple(context.traits.values()),
+                misfit=found.misfit,
+            )
 
 
 def _case_result(
     measured: Measured,
     network: Network,
-    cost: CallCost,
+    contexts: Contexts,
     reference: Measured | None,
     known: Ceilings | None,
 ) -> CaseResult | None:
     """None where the whole network was not sampled yet."""
     case, kernels = measured.stored.case, measured.kernels
-    whole = measured.whole()
+    whole, context = measured.whole(), contexts.of(case.mode)
     if whole is None:
         return None
     ceilings = _layer_ceilings(network, case, known)
@@ -107,8 +145,8 @@ def _case_result(
         batch=case.batch,
         mode=case.mode,
         measured=whole,
-        predicted=measured.all_kernels(cost.ns(len(kernels))) if covered else None,
-        dispatch_s=cost.ns(len(kernels)) * 1e-9,
+        predicted=_predicted(measured, context, contexts.misfit) if covered else None,
+        dispatch_s=context.calls.ns(kinds(kernels)) * 1e-9,
         reference_s=_kernels_s(reference) if reference else None,
         ceiling_s=sum(ceilings.values()) if ceilings else None,
         coverage=covered / flop if flop else 1.0,
@@ -118,7 +156,38 @@ def _case_result(
         sampling=measured.sampling,
         first_call_s=(measured.stored.first_call_ns or 0) * 1e-9,
         layers=tuple(_layers(measured, network, reference, ceilings)),
+        traits_s=_traits_s(measured, context),
     )
+
+
+def _predicted(measured: Measured, context: Context, misfit: float | None) -> Estimate | None:
+    """The prediction, with an interval that 9 of 10 measurements shall lie in.
+
+    It holds what the kernels' samples leave open, twice as a measurement of as many rounds is as
+    uncertain itself, and the misfit of the chains; independent, so their squares add up.
+    """
+    found = measured.all_kernels(context)
+    if found is None:
+        return None
+    misfit_s = (misfit or 0.0) * found.value_s
+    return replace(
+        found,
+        low_s=max(found.value_s - _together(found.value_s - found.low_s, misfit_s), 0.0),
+        high_s=found.value_s + _together(found.high_s - found.value_s, misfit_s),
+    )
+
+
+def _together(sampling_s: float, misfit_s: float) -> float:
+    return math.sqrt(2 * sampling_s**2 + misfit_s**2)
+
+
+def _traits_s(measured: Measured, context: Context) -> dict[str, float]:
+    medians = {}
+    for kernel in measured.kernels:
+        seconds = None if kernel.failure else measured.kernel(kernel.place)
+        if seconds is not None:
+            medians[kernel.place] = seconds.value_s
+    return context.trait_ns(measured.kernels, medians)
 
 
 def _layer_ceilings(network: Network, case: Case, known: Ceilings | None) -> dict[str, float]:
@@ -160,8 +229,8 @@ def _layers(
     reference: Measured | None,
     ceilings: Mapping[str, float],
 ) -> Iterable[LayerResult]:
-    reference_s = _layer_seconds(reference) if reference else {}
-    engine_s = _layer_seconds(measured)
+    reference_s = _layer_seconds(reference, network) if reference else {}
+    engine_s = _layer_seconds(measured, network)
     by_layer: dict[str, list[StoredKernel]] = defaultdict(list)
     for kernel in measured.kernels:
         by_layer[kernel.layer].append(kernel)
@@ -190,14 +259,49 @@ def _least_flop(network: Network, layer: Layer, case: Case) -> int:
     )
 
 
-def _layer_seconds(measured: Measured) -> dict[str, float]:
+def _layer_seconds(measured: Measured, network: Network) -> dict[str, float]:
     """Seconds of each layer whose kernels were all measured."""
-    failed = {kernel.layer for kernel in measured.kernels if kernel.failure}
+    if not measured.rounds:
+        return {}
+    parts = _parts(measured.kernels, network)
+    failed = {name for k in measured.kernels if k.failure for name in parts[k.place]}
     places: dict[str, list[int]] = defaultdict(list)
+    shared: dict[str, float] = defaultdict(float)
     for kernel in measured.kernels:
-        if kernel.layer not in failed:
-            places[kernel.layer].append(kernel.place)
-    return {name: measured.sum_s(own) for name, own in places.items()} if measured.rounds else {}
+        for name, share in parts[kernel.place].items():
+            if share == 1:
+                places[name].append(kernel.place)
+            elif name not in failed:
+                shared[name] += share * measured.sum_s([kernel.place])
+    return {
+        name: measured.sum_s(places[name]) + shared[name]
+        for name in dict.fromkeys([*places, *shared])
+        if name not in failed
+    }
+
+
+def _parts(kernels: list[StoredKernel], network: Network) -> dict[int, dict[str, float]]:
+    """By place, the layers of a kernel and their shares: an update may be of several layers.
+
+    Their shares are those of the parameters that it changes.
+    """
+    trained = (
+        (layer.name, product(operand.shape))
+        for layer in network.layers
+        for operand in network.trained(layer)
+    )
+    found: dict[int, dict[str, float]] = {}
+    for kernel in kernels:
+        found[kernel.place] = {kernel.layer: 1.0}
+        if kernel.passes == (UPDATE,):
+            sizes: dict[str, int] = defaultdict(int)
+            for _, (name, size) in zip(kernel.primitives, trained, strict=False):
+                sizes[name] += size
+            total = sum(sizes.values())
+            found[kernel.place] = {name: size / total for name, size in sizes.items()} or {
+                kernel.layer: 1.0
+            }
+    return found
 
 
 def _kernel_results(measured: Measured, kernels: list[StoredKernel]) -> Iterable[KernelResult]:

@@ -11,7 +11,17 @@ from typing import Annotated, cast
 
 import typer
 
-from kernelprof import __version__, cli_bench, cli_doctor, cli_engines, cli_measure, runner
+from kernelprof import (
+    __version__,
+    cli_bench,
+    cli_doctor,
+    cli_engines,
+    cli_measure,
+    cli_predict,
+    cli_scale,
+    network_sources,
+    runner,
+)
 from kernelprof.analysis import results
 from kernelprof.console import err, out
 from kernelprof.errors import KernelprofError, UsageError
@@ -97,13 +107,17 @@ app.command()(cli_doctor.doctor)
 
 @app.command()
 def networks(
+    network: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NETWORK]...", help="Names, or .py or .onnx files; default: all."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
     """List the known networks: batch, parameters, flop, source.
 
     Example: kernelprof networks
     """
-    definitions = [make() for make in NETWORKS.values()]
+    definitions = network_sources.networks(network or [*NETWORKS])
     if as_json:
         _print_json([definition.to_json() for definition in definitions])
     else:
@@ -112,16 +126,21 @@ def networks(
 
 @app.command()
 def show(
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="See `kernelprof networks`.")],
+    network: Annotated[
+        str, typer.Argument(metavar="NETWORK", help="A known name, or a .py or .onnx file.")
+    ],
     batch: Annotated[int | None, typer.Option(help="Samples; default: the CPU batch.")] = None,
     mode: Annotated[str, typer.Option(help="infer or train")] = TRAIN,
+    dim: Annotated[
+        list[str] | None, typer.Option(help="A size that an ONNX file leaves open: NAME=VALUE.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
     """Show how a network comes apart: layer by layer its primitives, flop, bytes, parameters.
 
     Example: kernelprof show alexnet-s --batch 16
     """
-    definition = runner.network(network)
+    definition = network_sources.network(network, dim or [])
     if mode not in (INFER, TRAIN):
         raise UsageError(f"unknown mode {mode!r}; known: {INFER}, {TRAIN}")
     if batch is not None and batch < 1:
@@ -137,7 +156,10 @@ def show(
 def run(
     context: typer.Context,
     network: Annotated[
-        list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Default: all known.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NETWORK]...", help="Names, or .py or .onnx files; default: the survey's five."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The run file; an unfinished one goes on.")
@@ -145,8 +167,13 @@ def run(
     engine: Annotated[str | None, typer.Option(help="torch,numpy; default: all installed.")] = None,
     threads: Annotated[str | None, typer.Option(help="1,2; default: one, and all CPUs.")] = None,
     cpus: Annotated[str | None, typer.Option(help="CPU ids to pin to, in this order.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples; default: the network's own.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Samples, 8,16,32; default: the network's own.")
+    ] = None,
     mode: Annotated[str, typer.Option(help="infer, train or both.")] = f"{INFER},{TRAIN}",
+    dim: Annotated[
+        list[str] | None, typer.Option(help="A size that an ONNX file leaves open: NAME=VALUE.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Only cpu so far.")] = "cpu",
     env: Annotated[
         list[str] | None, typer.Option(help="A variable for one engine: ENGINE:NAME=VALUE.")
@@ -172,17 +199,31 @@ def run(
     """
     if device != "cpu":
         raise UsageError(f"unknown device {device!r}; known: cpu")
-    options = runner.choose(
-        *(network or [], engine, threads, cpus, mode, batch, budget, quick, seed, env or []),
-        *(cache, processes),
-    )
-    options_if_new = None if cli_measure.carries_on(context, output) else options
-    cli_measure.measure(options_if_new, output, force)
+    options = None
+    if not cli_measure.carries_on(context, output):
+        options = runner.choose(
+            network or [],
+            engines=engine,
+            threads=threads,
+            cpus=cpus,
+            modes=mode,
+            batches=batch,
+            budget=budget,
+            quick=quick,
+            seed=seed,
+            variables=env or [],
+            cache=cache,
+            processes=processes,
+            dims=dim or [],
+        )
+    cli_measure.measure(options, output, force)
     if engine is None:
         cli_engines.tell_missing()
 
 
 app.command()(cli_bench.bench)
+app.command()(cli_predict.predict)
+app.command()(cli_scale.scale)
 
 
 @app.command()

@@ -67,7 +67,7 @@ def bench(
     """Time primitives by themselves: in engines, and in the reference kernels.
 
     A SIZE says, of gemm: MxNxK, then :NT, :TN or :TT where A or B are
-    stored transposed.
+    stored transposed.  Of batched_gemm: BATCHxMxNxK, then the same.
 
     Of conv2d: BATCHxCHANNELSxHEIGHTxWIDTH:FILTERS, then k KERNEL, s STRIDE,
     p PADDING, d DILATION, g GROUPS: 16x96x27x27:256k5s1p2.
@@ -86,8 +86,15 @@ def bench(
     options = None
     if not cli_measure.carries_on(context, output):
         asked = runner.choose(
-            *([], engine, threads, cpus, mode, None, budget, False, seed, env or []),
-            *(cache, processes),
+            engines=engine,
+            threads=threads,
+            cpus=cpus,
+            modes=mode,
+            budget=budget,
+            seed=seed,
+            variables=env or [],
+            cache=cache,
+            processes=processes,
         )
         wanted = _wanted(primitive, [*(size or []), *(fields or [])], file, set_)
         asked = replace(asked, keeps_budget=budget is not None)

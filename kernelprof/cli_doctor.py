@@ -18,7 +18,6 @@ from kernelprof.errors import UsageError
 from kernelprof.fitness import BLOCK, Fitness, Started
 from kernelprof.machine import this_machine
 from kernelprof.measure import sole_measurement
-from kernelprof.probes.network import MODES
 from kernelprof.reports.doctor import doctor_json, doctor_verdict, fitness_table, starts_table
 from kernelprof.worker_checks import nodes_of, start, worker_checks
 
@@ -36,7 +35,7 @@ def doctor(
 
     Example: kernelprof doctor --engine torch,numpy --threads 1,2
     """
-    options = runner.choose([], engine, threads, cpus, ",".join(MODES), None, None, False, 1, [])
+    options = runner.choose(engines=engine, threads=threads, cpus=cpus)
     environments = {name: _installed(name) for name in options.engines}
     others = other_runs()
     machine = Fitness((others, *examine(options)))

@@ -49,14 +49,17 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def measure(options: Options | None, path: Path | None, force: bool) -> None:
+def measure(
+    options: Options | None, path: Path | None, force: bool, program: str = "kernelprof"
+) -> None:
     """Measure into a file, and print what comes of it.
 
     ``options`` None carries on with what the file was started for; without a path the file is
-    called after the time.  ``force`` measures although the machine is not fit for it.
+    called after the time.  ``force`` measures although the machine is not fit for it.  ``program``
+    is what was called, with the arguments of this process.
     """
     path = path or Path(f"kernelprof-{datetime.now():%Y%m%d-%H%M%S}.kprof")
-    command = shlex.join(["kernelprof", *sys.argv[1:]])
+    command = shlex.join([*program.split(), *sys.argv[1:]])
     others = other_runs()
     goes_on = force and others.outcome == BLOCK
     with nullcontext() if goes_on else sole_measurement():
@@ -202,13 +205,13 @@ def _headings(group: Group) -> list[Text]:
 def _lines(file: RunFile, group: Group) -> Iterator[Text]:
     name = group.network.name
     for case in case_results(file, name):
-        if case.cpus == group.cpus:
+        if (case.cpus, case.batch) == (group.cpus, group.batch):
             yield case_line(case)
     for primitive in primitive_results(file, name):
         if primitive.cpus == group.cpus:
             yield finding_line(primitive)
     for failure in failures(file, name):
-        if failure.threads == len(group.cpus):
+        if (failure.threads, failure.batch) == (len(group.cpus), group.batch):
             yield finding_line(failure) if group.alone else failure_line(failure)
 
 

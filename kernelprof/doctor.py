@@ -205,8 +205,9 @@ def steal(load: Load, cpus: Collection[int]) -> Check:
 
 def needs(options: Options) -> dict[str, int]:
     """What each network or primitive needs in memory, in the engine that takes most."""
+    several = len(options.batches) > 1
     return {
-        group.network.name: max(
+        group.network.name + (f" with batch {group.batch}" if several else ""): max(
             needed_bytes(group, engine, together_bytes(options, group.cpus))
             for engine in group.engines
         )

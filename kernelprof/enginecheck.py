@@ -5,7 +5,8 @@ from __future__ import annotations
 from kernelprof.engines import Environment
 from kernelprof.errors import WorkerError
 from kernelprof.launch import Worker
-from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
+from kernelprof.probes.attention import LayerNorm, Scale, Softmax, Transpose
+from kernelprof.probes.compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from kernelprof.probes.memory_bound import (
     Activation,
     Add,
@@ -15,6 +16,7 @@ from kernelprof.probes.memory_bound import (
     Dropout,
     Embedding,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
     SgdUpdate,
     SoftmaxLoss,
@@ -27,6 +29,7 @@ PATIENCE_S = 120.0
 # One of each kind, as the known networks use it, and small.
 SPECIMENS: tuple[Primitive, ...] = (
     Gemm(64, 48, 32, trans_b=True),
+    BatchedGemm(6, 16, 16, 8, trans_b=True),
     Conv2d(2, 8, 12, 12, 16, (3, 3), padding=(1, 1, 1, 1)),
     LstmCell(4, 16, 24, steps=3),
     Bias(4, 16, 9),
@@ -35,9 +38,14 @@ SPECIMENS: tuple[Primitive, ...] = (
     LocalResponseNorm(2, 8, 25),
     BatchNorm(4, 8, 25, training=True),
     Dropout(1000),
+    Softmax(16, 10),
+    LayerNorm(16, 24),
+    Transpose(8, 12, 16),
+    Scale(1000),
     SoftmaxLoss(16, 10),
     Embedding(12, 50, 8),
     Add(1000),
+    PadChannels(2, 8, 49, added=8),
     SgdUpdate(1000, momentum=0.9, learning_rate=0.1),
     Copy(1000),
 )

@@ -31,7 +31,9 @@ MOST_ROUNDS_PER_TURN = 20
 TURN_S = 0.1
 TIMES_CACHES = 2
 SPARE_BYTES = 2**30  # left free where engines are in memory together: estimates are none too sure
-CALIBRATION_S = 1.0  # of turns per group of tiny networks
+CALIBRATION_WARM_UP_S = 0.3
+CALIBRATION_S = 0.3  # of turns, for each case of a chain
+CALIBRATION_SHARE = 0.2  # of the budget, at most, for all chains
 LOCK = Path(tempfile.gettempdir()) / "kernelprof.lock"
 
 
@@ -121,10 +123,12 @@ class Measurement:
     def __post_init__(self) -> None:
         self._workers: dict[tuple[str, tuple[int, ...]], tuple[Worker, int]] = {}
         self._started_ns = time.perf_counter_ns()
+        self._chains = 0
 
     def measure(self, groups: list[Group]) -> None:
         """Measure what the run file lacks.  Workers end with this call, however it ends."""
         self._started_ns = time.perf_counter_ns()
+        self._chains = sum(group.calibration for group in groups)
         ids = {
             case: self.run.add_case(case, group.calibration)
             for group in groups
@@ -231,7 +235,8 @@ class Measurement:
     def _seconds(self, group: Group, left: list[Group]) -> float:
         """This group's share of what is left of the budget."""
         if group.calibration:
-            return CALIBRATION_S
+            share = CALIBRATION_SHARE * self.options.budget_s / self._chains
+            return min(CALIBRATION_S * len(group.cases), share)
         if self.pace:
             return self.pace.rounds_s(left, self._left_s())
         spent = self.run.spent()
@@ -296,7 +301,7 @@ class Measurement:
             batch=group.batch,
             subjects={case.mode: {"mode": case.mode, "whole": case.whole} for case in cases},
             seed=self.options.seed,
-            warm_up_s=WARM_UP_S,
+            warm_up_s=CALIBRATION_WARM_UP_S if group.calibration else WARM_UP_S,
             cache=self.options.cache,
             together_bytes=together_bytes(self.options, group.cpus),
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from kernelprof.ceilings import DRAM, Ceilings
+from kernelprof.context import ChainSamples, Context
 from kernelprof.disturbance import WHOLE, Quiet, quiet
 from kernelprof.engines import REFERENCE
 from kernelprof.plan import StopRule
@@ -46,9 +47,15 @@ class Measured:
         """One kernel, in seconds."""
         return self._estimate({r: s[place] for r, s in self.rounds.items() if place in s})
 
-    def all_kernels(self, more_ns: float = 0.0) -> Estimate | None:
-        """The sum of all kernels and what comes to it, in seconds."""
+    def all_kernels(self, context: Context | None = None) -> Estimate | None:
+        """The sum of all kernels and what their context adds to it, in seconds."""
+        context = context or Context()
+        more_ns = partial(context.ns, self.kernels)
         return self._estimate(predicted_ns(self.rounds, more_ns))
+
+    def chain(self) -> ChainSamples:
+        """Of a chain: what one learns from."""
+        return ChainSamples(self.stored.case.network, self.kernels, self.rounds)
 
     def sum_s(self, places: Iterable[int]) -> float:
         """The median over rounds of the sum of some kernels."""

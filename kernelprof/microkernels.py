@@ -23,12 +23,13 @@ LLVM_TYPES = {"float32": "float", "float64": "double"}
 CLOCK_CHAIN = 32  # operations of a step that wait for one another
 UNROLLED = 8  # vectors that a step takes from each array
 
-READ, COPY, TRIAD = "read", "copy", "triad"
+READ, COPY, TRIAD, UPDATE = "read", "copy", "triad", "update"
 # Stores that pass the caches by: they spare the reading of lines that are written whole.
 COPY_STREAMING, TRIAD_STREAMING = "copy, streaming stores", "triad, streaming stores"
 STREAMING = (COPY_STREAMING, TRIAD_STREAMING)
 FENCE = "fence seq_cst"  # so that streaming stores are done when the call is
-ARRAYS = {READ: 1, COPY: 2, TRIAD: 3, COPY_STREAMING: 2, TRIAD_STREAMING: 3}
+ARRAYS = {READ: 1, COPY: 2, TRIAD: 3, UPDATE: 2, COPY_STREAMING: 2, TRIAD_STREAMING: 3}
+TRAFFIC = {**ARRAYS, UPDATE: 3}  # of arrays, in a step: an update reads what it overwrites
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,12 @@ def arithmetic(isa: InstructionSet, dtype: str) -> Microkernel:
 
 
 def memory(operation: str, isa: InstructionSet) -> Microkernel:
-    """Read a, copy b to a, or a = b + 3 c (the triad of STREAM, McCalpin 1995).
+    """Read a, copy b to a, a = b + 3 c (the triad of STREAM, McCalpin 1995), or a = 3 b - a.
 
-    The bytes that count are those of the arrays that the operation names, once for each; what a
-    cache fetches only to overwrite it (write-allocate) does not count.
+    The last is what an optimizer does: it needs not fetch what it overwrites, for it has read it.
+
+    The bytes that count are those of the arrays that the operation names, once for each that is
+    read or written; what a cache fetches only to overwrite it (write-allocate) does not count.
     """
     whole = _vector("i64", isa.vector_bytes // 8)
     step_bytes = UNROLLED * isa.vector_bytes
@@ -160,7 +163,7 @@ def memory(operation: str, isa: InstructionSet) -> Microkernel:
         name=operation,
         code=f"{code}\n!0 = !{{i32 1}}\n",
         features=isa.features,
-        work=ARRAYS[operation] * step_bytes,
+        work=TRAFFIC[operation] * step_bytes,
         step_bytes=step_bytes,
         arrays=ARRAYS[operation],
     )
@@ -180,6 +183,15 @@ def _one_vector(operation: str, width: int, i: str) -> list[str]:
     load_b = f"%u{i} = load {vector}, ptr %b{i}, align {width}"
     if operation in (COPY, COPY_STREAMING):
         return [*places, load_b, f"store {vector} %u{i}, ptr %a{i}, align {width}{hint}"]
+    if operation == UPDATE:
+        return [
+            *places,
+            load_b,
+            f"%v{i} = load {vector}, ptr %a{i}, align {width}",
+            f"%w{i} = fmul {vector} %u{i}, splat (float 3.0)",
+            f"%y{i} = fsub {vector} %w{i}, %v{i}",
+            f"store {vector} %y{i}, ptr %a{i}, align {width}",
+        ]
     return [
         *places,
         load_b,

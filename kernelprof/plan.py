@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from kernelprof.chains import chains
 from kernelprof.engines import REFERENCE
 from kernelprof.probes.layers import PrimitiveLayer
-from kernelprof.probes.network import INFER, TRAIN, Builder, Network
-from kernelprof.probes.networks import NETWORKS
+from kernelprof.probes.network import INFER, TRAIN, Network
 from kernelprof.probes.primitive import WARM, Primitive, product
 from kernelprof.sizes import written
 
-CALIBRATION_DEPTHS = (1, 2, 4)
-CALIBRATION_WIDTH = 16
 # What engines hold, as multiples of the operands, once as they come and once in an engine's own
 # layout: seen as the most that workers took which had built fcn-s and alexnet-s.  Where kernels own
 # their weights (a Caffe net's, say) each pass has a copy.
@@ -94,11 +92,11 @@ class StopRule:
 class Options:
     """Everything that decides what a run measures: networks, or primitives by themselves."""
 
-    networks: tuple[str, ...]
+    networks: tuple[Network, ...]
     engines: tuple[str, ...]
     placements: tuple[tuple[int, ...], ...]
     modes: tuple[str, ...]
-    batch: int | None
+    batches: tuple[int, ...]  # none: each network's own
     quick: bool
     budget_s: float
     seed: int = 1
@@ -110,41 +108,42 @@ class Options:
     keeps_budget: bool = False  # of a bench: what there is no room for any more is left out
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object, for the run file."""
-        return {**asdict(self), "primitives": [one.to_json() for one in self.primitives]}
+        """A JSON object, for the run file; it needs nothing else to be carried on with."""
+        return {
+            **asdict(replace(self, networks=(), primitives=())),
+            "networks": [network.to_json() for network in self.networks],
+            "primitives": [one.to_json() for one in self.primitives],
+        }
 
 
 def planned(options: Options) -> list[Group]:
     """All that the options ask for: primitives by themselves, or networks."""
     if options.primitives:
         return primitive_groups(options)
-    return groups(options, [NETWORKS[name]() for name in options.networks])
+    return groups(options)
 
 
-def groups(options: Options, networks: list[Network]) -> list[Group]:
-    """All that a run of networks measures, and at each placement first what calling costs.
+def groups(options: Options) -> list[Group]:
+    """All that a run of networks measures, and at each placement first the engines' chains.
 
-    Every prediction at a placement needs that.  Light networks come before heavy ones: results
+    Every prediction at a placement needs them.  Light networks come before heavy ones: results
     appear soon, and what is left of their time goes to those that need it.
     """
     measured = [
-        [_group(network, _batch(network, options), cpus, options) for cpus in options.placements]
-        for network in networks
+        [_group(network, batch, cpus, options) for cpus in options.placements]
+        for network in options.networks
+        for batch in _batches(network, options)
     ]
     measured.sort(key=lambda same: weight(same[0]))
     planned: list[Group] = []
     for group in (group for same in measured for group in same):
         if all(earlier.cpus != group.cpus for earlier in planned):
-            planned += _calibration(group.cpus, options)
+            planned += [
+                _group(chain, chain.batch, group.cpus, options, calibration=True)
+                for chain in chains(options.networks)
+            ]
         planned.append(group)
     return planned
-
-
-def _calibration(cpus: tuple[int, ...], options: Options) -> list[Group]:
-    return [
-        _group(chain(depth), CALIBRATION_WIDTH, cpus, options, calibration=True)
-        for depth in CALIBRATION_DEPTHS
-    ]
 
 
 def primitive_groups(options: Options) -> list[Group]:
@@ -159,8 +158,8 @@ def primitive_groups(options: Options) -> list[Group]:
     ]
 
 
-def _batch(network: Network, options: Options) -> int:
-    return options.batch or (network.quick_batch if options.quick else network.batch)
+def _batches(network: Network, options: Options) -> tuple[int, ...]:
+    return options.batches or (network.quick_batch if options.quick else network.batch,)
 
 
 def _group(
@@ -191,27 +190,6 @@ def alone(primitive: Primitive) -> Network:
     name = f"{primitive.kind} {written(primitive)}"
     layer = PrimitiveLayer(primitive.kind, (), primitive)
     return Network(name, "kernelprof bench", (layer,), batch=1, quick_batch=1)
-
-
-def chain(depth: int) -> Network:
-    """A network so small that little but the cost of calling is left.
-
-    What it takes beyond its kernels, at several depths, tells an engine's cost per call and per
-    kernel.
-    """
-    net = Builder()
-    x = net.input(CALIBRATION_WIDTH)
-    for number in range(1, depth + 1):
-        x = net.fully_connected(f"fc{number}", x, CALIBRATION_WIDTH)
-        x = net.sigmoid(f"sigmoid{number}", x)
-    net.softmax_loss(x)
-    return Network(
-        f"chain-{depth}",
-        "kernelprof, calibration of call costs",
-        tuple(net.layers),
-        batch=CALIBRATION_WIDTH,
-        quick_batch=CALIBRATION_WIDTH,
-    )
 
 
 def weight(group: Group) -> float:

@@ -1,18 +1,21 @@
 """Predict a whole network from its kernels, and never from the network itself.
 
-In each round the times of all kernels are summed; the prediction is the median of these sums plus
-what calling costs.  Sums of a round, and not of medians: a disturbance that strikes often enough
-to be part of a long network's median is then part of the prediction too.
+In each round the times of all kernels are summed, and what a network has beyond its kernels is
+added; the prediction is the median of these sums.  Sums of a round, and not of medians: a
+disturbance that strikes often enough to be part of a long network's median is then part of the
+prediction too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from kernelprof.disturbance import WHOLE, Rounds
+
+OWN_COST = ("conv2d", "batch_norm")  # of engines, some look for an algorithm at each call
 
 
 @dataclass(frozen=True)
@@ -20,35 +23,40 @@ class CallCost:
     """What an engine's network costs beyond its kernels: per call, and per kernel.
 
     Per kernel it can be negative: a kernel called by itself then pays more than inside a network.
+    Some kinds of kernels pay in another way than the rest do.
     """
 
     per_call_ns: float = 0.0
     per_kernel_ns: float = 0.0
+    by_kind_ns: Mapping[str, float] = field(default_factory=dict)
 
-    def ns(self, kernels: int) -> float:
-        """The cost of one call of a network of so many kernels."""
-        return self.per_call_ns + self.per_kernel_ns * kernels
+    def ns(self, kinds: Iterable[str]) -> float:
+        """The cost of one call of a network of kernels of these kinds."""
+        own = (self.by_kind_ns.get(kind, self.per_kernel_ns) for kind in kinds)
+        return self.per_call_ns + sum(own)
 
 
-def call_cost(chains: Sequence[tuple[int, Rounds]]) -> CallCost:
-    """Fit the cost of calling to chains of tiny layers: (number of kernels, samples) of each.
+def call_cost(chains: Sequence[tuple[Sequence[str], Rounds]]) -> CallCost:
+    """Fit the cost of calling to chains of tiny layers: (kinds of the kernels, samples) of each.
 
-    A straight line by least squares through what each chain takes beyond its kernels; with a
-    single chain all of it counts per call.
+    Least squares through what each chain takes beyond its kernels.  A kind has a cost of its own
+    where some chains have it and others do not; with a single chain all of it counts per call.
     """
     points = [
-        (
-            count,
-            float(np.median([s[WHOLE] - kernels_ns(s) for s in complete])),
-        )
-        for count, rounds in chains
+        (kinds, float(np.median([s[WHOLE] - kernels_ns(s) for s in complete])))
+        for kinds, rounds in chains
         if (complete := [s for s in rounds.values() if WHOLE in s and has_kernels(s)])
     ]
     if len(points) < 2:
         return CallCost(per_call_ns=points[0][1] if points else 0.0)
-    counts, residuals = zip(*points, strict=True)
-    slope, intercept = np.polyfit(counts, residuals, 1)
-    return CallCost(float(intercept), float(slope))
+    own = [kind for kind in OWN_COST if any(kind in kinds for kinds, _ in points)]
+    counts = [
+        [1, sum(kind not in own for kind in kinds), *(kinds.count(kind) for kind in own)]
+        for kinds, _ in points
+    ]
+    fitted, *_ = np.linalg.lstsq(np.array(counts, float), np.array([ns for _, ns in points]))
+    per_call_ns, per_kernel_ns, *by_kind_ns = map(float, fitted)
+    return CallCost(per_call_ns, per_kernel_ns, dict(zip(own, by_kind_ns, strict=True)))
 
 
 def has_kernels(sample: Mapping[int, float]) -> bool:
@@ -61,10 +69,12 @@ def kernels_ns(sample: Mapping[int, float]) -> float:
     return sum(ns for place, ns in sample.items() if place != WHOLE)
 
 
-def predicted_ns(rounds: Rounds, cost_ns: float) -> dict[int, float]:
-    """The network's time in each round that holds its kernels."""
+def predicted_ns(
+    rounds: Rounds, more_ns: Callable[[Mapping[int, float]], float]
+) -> dict[int, float]:
+    """The network's time in each round that holds its kernels, and what comes to them."""
     return {
-        round_: max(kernels_ns(sample) + cost_ns, 0.0)
+        round_: max(kernels_ns(sample) + more_ns(sample), 0.0)
         for round_, sample in rounds.items()
         if has_kernels(sample)
     }

@@ -69,7 +69,7 @@ BACKPORTED = set(
     "contextlib.AbstractContextManager contextlib.nullcontext contextlib.suppress "
     "dataclasses.asdict dataclasses.dataclass dataclasses.field dataclasses.fields "
     "dataclasses.replace functools.cached_property functools.lru_cache gc.freeze gc.unfreeze "
-    "importlib.util.module_from_spec importlib.util.spec_from_file_location json.loads "
+    "importlib.util.module_from_spec importlib.util.spec_from_file_location json.loads math.erf "
     "os.sched_getaffinity os.sched_setaffinity pathlib.Path time.monotonic "
     "time.perf_counter_ns typing.NamedTuple".split()
 )

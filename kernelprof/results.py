@@ -34,6 +34,42 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Trait:
+    """By which share of its own time a class of kernels takes more within a network, or less.
+
+    -1 means that it costs nothing there: it is fused into the kernel before.
+    """
+
+    what: str
+    share: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval tells it from nothing."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class ContextResult:
+    """What an engine's networks cost beyond their kernels, as its chains show.
+
+    ``misfit`` is the relative half-width of 9 of 10 errors of chains that were predicted with it.
+    """
+
+    engine: str
+    threads: int
+    cpus: tuple[int, ...]
+    mode: str
+    per_call_s: float
+    per_kernel_s: float
+    traits: tuple[Trait, ...]
+    misfit: float | None
+    by_kind_s: dict[str, float] = field(default_factory=dict)  # per kernel, of kinds that differ
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How a case was sampled.
 
@@ -110,6 +146,12 @@ class CaseResult:
     first_call_s: float
     layers: tuple[LayerResult, ...]
     ceiling_s: float | None = None  # the sum of the layers' ones
+    traits_s: dict[str, float] = field(default_factory=dict)  # what each adds to the prediction
+
+    @property
+    def beyond_s(self) -> dict[str, float]:
+        """What the prediction has beyond its kernels: calling, and what the engine's traits add."""
+        return {"calling": self.dispatch_s, **self.traits_s}
 
     @property
     def error(self) -> float | None:
@@ -189,6 +231,7 @@ class Results:
     failures: tuple[FailureResult, ...]
     primitives: tuple[PrimitiveResult, ...] = ()  # of a bench
     fitness: Fitness | None = None  # what was checked of the machine and of the workers
+    contexts: tuple[ContextResult, ...] = ()  # by engine, placement and mode
 
 
 @dataclass

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kernelprof import __version__
@@ -15,68 +16,60 @@ from kernelprof.errors import UsageError
 from kernelprof.machine import placements, this_machine, usable_cpus
 from kernelprof.measure import Measurement, Report
 from kernelprof.measured import known_ceilings
+from kernelprof.network_sources import network, networks
 from kernelprof.plan import Options, StopRule, planned
-from kernelprof.probes.network import MODES, Network
-from kernelprof.probes.networks import CANONICAL, NETWORKS
+from kernelprof.probes.network import MODES, TRAIN, Network
+from kernelprof.probes.networks import CANONICAL
 from kernelprof.probes.primitive import CACHES, WARM
 from kernelprof.probes.primitives import primitive_from_json
 from kernelprof.runfile import RunFile
 
 ALL = "all"  # said of engines: those that are installed
-QUICK_BUDGET_S = 75.0  # per engine
+QUICK_BUDGET_S = 120.0  # per engine
 FULL_BUDGET_S = 900.0
 QUICK_PROCESSES = 1  # an engine takes seconds to start, in each of them for each network
 FULL_PROCESSES = 3
 
 
-def network(name: str) -> Network:
-    """A known network.
-
-    Raises:
-        UsageError: none has this name.
-    """
-    if name not in NETWORKS:
-        raise UsageError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
-    return NETWORKS[name]()
-
-
 def choose(
-    networks: Iterable[str],
-    engines: str | None,
-    threads: str | None,
-    cpus: str | None,
-    modes: str,
-    batch: int | None,
-    budget: str | None,
-    quick: bool,
-    seed: int,
-    variables: Iterable[str],
+    words: Iterable[str] = (),
+    *,
+    engines: str | None = None,
+    threads: str | None = None,
+    cpus: str | None = None,
+    modes: str = ",".join(MODES),
+    batches: str | None = None,
+    budget: str | None = None,
+    quick: bool = False,
+    seed: int = 1,
+    variables: Iterable[str] = (),
     cache: str = WARM,
     processes: int | None = None,
+    dims: Iterable[str] = (),
 ) -> Options:
-    """What to measure, from the words of the command line.
+    """What to measure, from the words of the command line; what is not said is None.
 
     Raises:
         UsageError: a word that means nothing here; the message names those that do.
     """
-    chosen = tuple(dict.fromkeys(network(name).name for name in networks)) or tuple(CANONICAL)
     counts = numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
     some = engines if engines and engines.strip() != ALL else None
     named = _known_words("engine", some, known()) if some else tuple(installed())
-    if batch is not None and batch < 1:
-        raise UsageError(f"--batch {batch}: a batch has at least 1 sample")
     if cache not in CACHES:
         raise UsageError(f"--cache {cache}: unknown; known: {', '.join(CACHES)}")
     if processes is not None and processes < 1:
         raise UsageError(f"--processes {processes}: at least 1 is needed")
     if seed < 0:
         raise UsageError(f"--seed {seed}: a seed is 0 or more")
+    chosen = networks([*words] or [*CANONICAL], dims)
+    wanted = _known_words("mode", modes, MODES)
+    require_losses(chosen, wanted)
     return Options(
         networks=chosen,
         engines=named,
         placements=tuple(placements(counts, numbers(cpus, "--cpus") if cpus else None)),
-        modes=_known_words("mode", modes, MODES),
-        batch=batch,
+        modes=wanted,
+        batches=_batches(batches) if batches else (),
         quick=quick,
         budget_s=seconds(budget) if budget else _budget_s(quick, len({*named, REFERENCE})),
         seed=seed,
@@ -84,6 +77,27 @@ def choose(
         cache=cache,
         processes=processes or (QUICK_PROCESSES if quick else FULL_PROCESSES),
     )
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    found = tuple(numbers(text, "--batch"))
+    if 0 in found:
+        raise UsageError(f"--batch {text}: a batch has at least 1 sample")
+    return found
+
+
+def require_losses(chosen: Iterable[Network], modes: Iterable[str]) -> None:
+    """Refuse to train what has nothing to train for.
+
+    Raises:
+        UsageError: a network has no loss.
+    """
+    for one in chosen:
+        if TRAIN in modes and one.layers[-1].kind != "loss":
+            raise UsageError(
+                f"network {one.name!r} does not end with a loss, so it cannot be trained: end it "
+                "with softmax_loss, or take --mode infer"
+            )
 
 
 def _budget_s(quick: bool, engines: int) -> float:
@@ -138,10 +152,13 @@ def _variable(text: str, engines: tuple[str, ...]) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-def open_run(path: Path, options: Options | None, command: str) -> tuple[RunFile, Options]:
+def open_run(
+    path: Path, options: Options | None, command: str, own: Collection[str] = ()
+) -> tuple[RunFile, Options]:
     """The run file to measure into, and the options that hold for it.
 
     A file that is there is carried on with; ``options`` None means whatever it was started with.
+    The engines in ``own`` need not be installed.
 
     Raises:
         UsageError: the file was started with other options or on another machine, or no engine
@@ -151,7 +168,7 @@ def open_run(path: Path, options: Options | None, command: str) -> tuple[RunFile
     if not path.exists():
         if options is None:
             raise UsageError(f"{path}: no such file")
-        _require_an_engine(options)
+        _require_an_engine(options, own)
         meta = {
             "kernelprof": __version__,
             "command": command,
@@ -162,7 +179,7 @@ def open_run(path: Path, options: Options | None, command: str) -> tuple[RunFile
         return RunFile.create(path, meta), options
     run = RunFile.open(path)
     stored = _options(run.meta("options"))
-    _require_an_engine(stored)
+    _require_an_engine(stored, own)
     if options is not None and options != stored:
         raise UsageError(
             f"{path} was started by `{run.meta('command')}`, which measures something else; "
@@ -176,8 +193,8 @@ def open_run(path: Path, options: Options | None, command: str) -> tuple[RunFile
     return run, stored
 
 
-def _require_an_engine(options: Options) -> None:
-    if not any(environment(name) for name in options.engines):
+def _require_an_engine(options: Options, own: Collection[str]) -> None:
+    if not any(name in own or environment(name) for name in options.engines):
         names = options.engines
         raise UsageError(
             f"not installed: {', '.join(names)}; run `kernelprof engines install {' '.join(names)}`"
@@ -187,18 +204,31 @@ def _require_an_engine(options: Options) -> None:
 def _options(data: dict[str, Any]) -> Options:
     fields = {key: _tuples(value) for key, value in data.items()}
     fields["stop"] = StopRule(**data["stop"])
+    fields["networks"] = tuple(map(_network, data["networks"]))
     fields["primitives"] = tuple(map(primitive_from_json, data.get("primitives", ())))
-    return Options(**fields)
+    batch = fields.pop("batch", None)  # as versions wrote it that took one
+    return Options(**{"batches": (batch,) if batch else (), **fields})
+
+
+def _network(stored: dict[str, Any] | str) -> Network:
+    """A definition; earlier versions stored the names of built-in ones."""
+    return network(stored) if isinstance(stored, str) else Network.from_json(stored)
 
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def measure(run: RunFile, options: Options, report: Report) -> None:
-    """Measure what the file lacks."""
+def measure(
+    run: RunFile,
+    options: Options,
+    report: Report,
+    own: Mapping[str, Environment] = MappingProxyType({}),
+) -> None:
+    """Measure what the file lacks; ``own`` environments stand in for those of kernelprof's."""
     environments: dict[str, Environment | None] = {
-        name: environment(name) for name in dict.fromkeys((*options.engines, REFERENCE))
+        name: own.get(name) or environment(name)
+        for name in dict.fromkeys((*options.engines, REFERENCE))
     }
     ceilings = known_ceilings(run)
     pace = Pace(options, ceilings) if options.primitives and ceilings else None

@@ -2,11 +2,12 @@
 
 ::
 
-    gemm       512x512x512:NT          M x N x K; which of A and B are stored transposed
-    conv2d     16x96x27x27:256k5s1p2   batch x channels x height x width : filters, kernel,
-                                       then stride, padding, dilation (d), groups (g) if any
-    lstm_cell  64x512x512x25           batch x input x hidden x steps
-    every one  elements=4096,rate=0.1  the fields of the primitive; 3x5 is a pair
+    gemm          512x512x512:NT          M x N x K; which of A and B are stored transposed
+    batched_gemm  96x128x128x64:NT        batch x M x N x K, and the same
+    conv2d        16x96x27x27:256k5s1p2   batch x channels x height x width : filters, kernel,
+                                          then stride, padding, dilation (d), groups (g) if any
+    lstm_cell     64x512x512x25           batch x input x hidden x steps
+    every one     elements=4096,rate=0.1  the fields of the primitive; 3x5 is a pair
 
 Any whole number may be a range: ``256..2048`` doubles, ``256..4096*4`` quadruples and
 ``100..500+100`` adds.
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelprof.errors import UsageError
-from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
+from kernelprof.probes.compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from kernelprof.probes.memory_bound import ACTIVATIONS, POOLINGS
 from kernelprof.probes.primitive import Primitive
 from kernelprof.probes.primitives import PRIMITIVES
@@ -34,7 +35,9 @@ MOST_DIGITS = 12  # of a number: what is larger fits no machine, and no error me
 MOST_SHOWN = 60  # characters of a text that is refused
 RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)(?:([*+])([0-9]+))?")
 DIMENSIONS = r"[0-9]+(?:x[0-9]+)*"
-GEMM = re.compile(r"([0-9]+)x([0-9]+)x([0-9]+)(?::([NT])([NT]))?")
+STORED = r"(?::([NT])([NT]))?"
+GEMM = re.compile(r"([0-9]+)x([0-9]+)x([0-9]+)" + STORED)
+BATCHED_GEMM = re.compile(r"([0-9]+)x([0-9]+)x([0-9]+)x([0-9]+)" + STORED)
 LSTM = re.compile(r"([0-9]+)x([0-9]+)x([0-9]+)x([0-9]+)")
 CONVOLUTION = re.compile(
     rf"([0-9]+)x([0-9]+)x([0-9]+)x([0-9]+):([0-9]+)k({DIMENSIONS})"
@@ -60,9 +63,21 @@ def _read_gemm(text: str) -> Primitive | None:
     return Gemm(m, n, k, trans_a=found[4] == "T", trans_b=found[5] == "T")
 
 
-def _write_gemm(gemm: Gemm) -> str:
+def _write_gemm(gemm: Gemm | BatchedGemm) -> str:
     stored = "".join("NT"[transposed] for transposed in (gemm.trans_a, gemm.trans_b))
     return f"{gemm.m}x{gemm.n}x{gemm.k}" + (f":{stored}" if stored != "NN" else "")
+
+
+def _read_batched_gemm(text: str) -> Primitive | None:
+    found = BATCHED_GEMM.fullmatch(text)
+    if not found:
+        return None
+    batch, m, n, k = map(int, found.groups()[:4])
+    return BatchedGemm(batch, m, n, k, trans_a=found[5] == "T", trans_b=found[6] == "T")
+
+
+def _write_batched_gemm(gemm: BatchedGemm) -> str:
+    return f"{gemm.batch}x{_write_gemm(gemm)}"
 
 
 def _read_lstm(text: str) -> Primitive | None:
@@ -108,6 +123,12 @@ def _write_convolution(conv: Conv2d) -> str:
 
 SHORT_FORMS = {
     "gemm": ShortForm("MxNxK, MxNxK:NT", "512x512x512", _read_gemm, _write_gemm),
+    "batched_gemm": ShortForm(
+        "BATCHxMxNxK, BATCHxMxNxK:NT",
+        "96x128x128x64:NT",
+        _read_batched_gemm,
+        _write_batched_gemm,
+    ),
     "conv2d": ShortForm(
         "BATCHxCHANNELSxHEIGHTxWIDTH:FILTERSkKERNELsSTRIDEpPADDING",
         "16x96x27x27:256k5s1p2",
@@ -203,7 +224,7 @@ def example(kind: str) -> str:
     """A size of this kind."""
     if kind in SHORT_FORMS:
         return SHORT_FORMS[kind].example
-    functions = {"activation": ACTIVATIONS[0], "pool2d": POOLINGS[0]}
+    functions = {"activation": next(iter(ACTIVATIONS)), "pool2d": POOLINGS[0]}
     values = {"int": "64", "str": functions.get(kind), "tuple[int, int]": "3x3"}
     needed = [field for field in fields(PRIMITIVES[kind]) if field.default is MISSING]
     return ",".join(f"{field.name}={values[str(field.type)]}" for field in needed)

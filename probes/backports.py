@@ -12,6 +12,7 @@ import functools
 import glob
 import itertools
 import json
+import math
 import os
 import types
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MutableMapping = getattr(collections, "MutableMapping", object)  # type: Any
 Unicode = type(b"".decode())
 chain = itertools.chain
+erf = math.erf
 izip = getattr(itertools, "izip", zip)
 imap = getattr(itertools, "imap", map)
 ifilter = getattr(itertools, "ifilter", filter)

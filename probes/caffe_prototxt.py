@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, NamedTuple
 
+from .attention import Scale
 from .compute_bound import Conv2d, Gemm, LstmCell
 from .engine import Unsupported
 from .memory_bound import (
@@ -18,6 +19,7 @@ from .memory_bound import (
     Dropout,
     Embedding,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
 )
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, Primitive, Shape, product
@@ -29,6 +31,7 @@ Operands = dict[tuple[int, str], tuple[str, int]]  # (place, operand) -> layer, 
 
 LARGEST_BLOB = 2**31 - 1  # elements, counted in an int
 LARGEST_ID = 2**24  # below which float32 holds every whole number
+ACTIVATION_LAYERS = {"relu": "ReLU", "sigmoid": "Sigmoid", "tanh": "TanH"}
 INSEPARABLE = ("LSTM",)  # layers whose backward pass always yields all gradients
 LOWEST = -3.4028234663852886e38  # what no maximum is below
 
@@ -104,7 +107,7 @@ def overwritable(chain: Chain) -> bool:
     last = chain[-1]
     if isinstance(last, Activation):
         return last.function == "relu"  # its sign is all that matters, also after a dropout
-    return last.kind not in ("lrn", "lstm_cell")
+    return last.kind not in ("lrn", "lstm_cell", "softmax")
 
 
 def differentiated(found: Block, source: str, passes: tuple[str, ...]) -> tuple[CaffeLayer, ...]:
@@ -196,7 +199,9 @@ def _bias(chain: Chain, name: str, bottoms: tuple[str, ...], shape: Shape) -> Bl
 def _activation(chain: Chain, name: str, bottoms: tuple[str, ...], shape: Shape) -> Block:
     p = chain[0]
     assert isinstance(p, Activation)
-    type_ = {"relu": "ReLU", "sigmoid": "Sigmoid", "tanh": "TanH"}[p.function]
+    if p.function not in ACTIVATION_LAYERS:
+        raise Unsupported(f"no layer for {p.function}: Caffe has no error function")
+    type_ = ACTIVATION_LAYERS[p.function]
     return Block(name, (CaffeLayer(type_, name, bottoms, (name,)),))
 
 
@@ -249,6 +254,18 @@ def _dropout(chain: Chain, name: str, bottoms: tuple[str, ...], shape: Shape) ->
     return Block(name, (CaffeLayer("Dropout", name, bottoms, (name,), options),))
 
 
+def _softmax(chain: Chain, name: str, bottoms: tuple[str, ...], shape: Shape) -> Block:
+    options = {"softmax_param": {"axis": len(shape) - 1}}
+    return Block(name, (CaffeLayer("Softmax", name, bottoms, (name,), options),))
+
+
+def _scale(chain: Chain, name: str, bottoms: tuple[str, ...], shape: Shape) -> Block:
+    p = chain[0]
+    assert isinstance(p, Scale)
+    options = {"power_param": {"scale": p.factor}}
+    return Block(name, (CaffeLayer("Power", name, bottoms, (name,), options),))
+
+
 def _softmax_loss(chain: Chain, name: str, bottoms: tuple[str, ...], shape: Shape) -> Block:
     labels = f"{name}/labels"
     options = {"softmax_param": {"axis": len(shape) - 1}}
@@ -270,6 +287,15 @@ def _add(chain: Chain, name: str, bottoms: tuple[str, ...], shape: Shape) -> Blo
     return Block(name, (CaffeLayer("Eltwise", name, bottoms, (name,)),))  # it sums by default
 
 
+def _pad_channels(chain: Chain, name: str, bottoms: tuple[str, ...], shape: Shape) -> Block:
+    """The images, joined with a blob of zeros."""
+    p = chain[0]
+    assert isinstance(p, PadChannels)
+    zeros = _constant(f"{name}/zeros", (shape[0], p.added, *shape[2:]), 0.0)
+    joined = CaffeLayer("Concat", name, (*bottoms, zeros.name), (name,))  # on the channels' axis
+    return Block(name, (zeros, joined))
+
+
 def _copy(chain: Chain, name: str, bottoms: tuple[str, ...], shape: Shape) -> Block:
     """The first power: Split, Reshape and a Concat of one blob share memory and copy nothing."""
     return Block(name, (CaffeLayer("Power", name, bottoms, (name,)),))
@@ -287,9 +313,12 @@ BLOCKS: dict[tuple[str, ...], Callable[[Chain, str, tuple[str, ...], Shape], Blo
     ("lrn",): _lrn,
     ("batch_norm",): _batch_norm,
     ("dropout",): _dropout,
+    ("softmax",): _softmax,
+    ("scale",): _scale,
     ("softmax_loss",): _softmax_loss,
     ("embedding",): _embedding,
     ("add",): _add,
+    ("pad_channels",): _pad_channels,
     ("copy",): _copy,
 }
 

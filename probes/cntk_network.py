@@ -13,11 +13,20 @@ import numpy as np
 from cntk import cntk_py
 from cntk.internal import sanitize_shape, typemap
 
-from .compute_bound import Conv2d, Gemm, LstmCell
+from .attention import LayerNorm, Scale
+from .compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from .data import Arrays, NetworkData
 from .engine import Unsupported, WholeNetwork
-from .layers import Layer
-from .memory_bound import Activation, BatchNorm, Dropout, LocalResponseNorm, Pool2d, SoftmaxLoss
+from .layers import Heads, Layer
+from .memory_bound import (
+    Activation,
+    BatchNorm,
+    Dropout,
+    LocalResponseNorm,
+    PadChannels,
+    Pool2d,
+    SoftmaxLoss,
+)
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape, product
 
@@ -117,14 +126,26 @@ def _conv2d(primitive: Primitive, t: Nodes) -> Any:
 
 
 def needs_pad(p: Conv2d) -> bool:
-    """Whether it takes an operation of its own: CNTK pads by half a window, or not at all."""
+    """Whether it takes an operation of its own.
+
+    CNTK pads by half a window, where the image is as large as a window, or not at all.
+    """
     half = tuple((size - 1) // 2 for size in p.kernel for _ in range(2))
     odd = all(size % 2 for size in p.kernel)
-    return any(p.padding) and not (odd and p.padding == half)
+    fits = p.kernel[0] <= p.height and p.kernel[1] <= p.width
+    return any(p.padding) and not (odd and fits and p.padding == half)
 
 
 def _gemm(primitive: Primitive, t: Nodes) -> Any:
     return cntk.times(t["a"], t["b"])
+
+
+def _batched_gemm(primitive: Primitive, t: Nodes) -> Any:
+    """A product for each sample; operators on their axes turn the matrices."""
+    assert isinstance(primitive, BatchedGemm)
+    a = cntk.swapaxes(t["a"]) if primitive.trans_a else t["a"]
+    b = cntk.swapaxes(t["b"]) if primitive.trans_b else t["b"]
+    return cntk.times(a, b)
 
 
 def _lstm_cell(primitive: Primitive, t: Nodes) -> Any:
@@ -153,6 +174,8 @@ def _bias(primitive: Primitive, t: Nodes) -> Any:
 
 def _activation(primitive: Primitive, t: Nodes) -> Any:
     assert isinstance(primitive, Activation)
+    if primitive.function == "gelu":
+        raise Unsupported("CNTK has no error function")
     return getattr(cntk, primitive.function)(t["x"])
 
 
@@ -234,6 +257,28 @@ def _dropout(primitive: Primitive, t: Nodes) -> Any:
     return cntk.dropout(t["x"], primitive.rate)
 
 
+def _softmax(primitive: Primitive, t: Nodes) -> Any:
+    return cntk.softmax(t["x"])
+
+
+def _layer_norm(primitive: Primitive, t: Nodes) -> Any:
+    """The graph of cntk.layers.LayerNormalization, which adds epsilon to the deviation instead."""
+    assert isinstance(primitive, LayerNorm)
+    centred = t["x"] - cntk.reduce_mean(t["x"], axis=-1)
+    variance = cntk.reduce_mean(centred * centred, axis=-1)
+    deviation = cntk.sqrt(variance + np.float32(primitive.epsilon))
+    return centred * cntk.reciprocal(deviation) * t["gamma"] + t["beta"]
+
+
+def _transpose(primitive: Primitive, t: Nodes) -> Any:
+    return cntk.swapaxes(t["x"], 0, 1)
+
+
+def _scale(primitive: Primitive, t: Nodes) -> Any:
+    assert isinstance(primitive, Scale)
+    return t["x"] * np.float32(primitive.factor)
+
+
 def _softmax_loss(primitive: Primitive, t: Nodes) -> Any:
     return cntk.cross_entropy_with_softmax(t["x"], t["labels"])
 
@@ -246,9 +291,16 @@ def _add(primitive: Primitive, t: Nodes) -> Any:
     return t["x"] + t["other"]
 
 
+def _pad_channels(primitive: Primitive, t: Nodes) -> Any:
+    assert isinstance(primitive, PadChannels)
+    rest = len(t["x"].shape) - 1
+    return cntk.pad(t["x"], [(0, primitive.added)] + [(0, 0)] * rest)
+
+
 NODES: dict[str, Callable[[Primitive, Nodes], Any]] = {
     "conv2d": _conv2d,
     "gemm": _gemm,
+    "batched_gemm": _batched_gemm,
     "lstm_cell": _lstm_cell,
     "bias": _bias,
     "activation": _activation,
@@ -256,9 +308,14 @@ NODES: dict[str, Callable[[Primitive, Nodes], Any]] = {
     "lrn": _lrn,
     "batch_norm": _batch_norm,
     "dropout": _dropout,
+    "softmax": _softmax,
+    "layer_norm": _layer_norm,
+    "transpose": _transpose,
+    "scale": _scale,
     "softmax_loss": _softmax_loss,
     "embedding": _embedding,
     "add": _add,
+    "pad_channels": _pad_channels,
 }
 
 
@@ -294,11 +351,12 @@ class CntkNetwork(WholeNetwork):
         nodes: Nodes = {self.network.input.name: self._input()}
         for layer in self.network.layers[1:]:
             node = nodes[layer.inputs[0]]
+            if isinstance(self.network.shapes[layer.name], Heads):
+                raise Unsupported(f"layer {layer.name}: heads are neither samples nor steps")
             primitives = self.network.primitives(layer, self.data.batch, self.mode)
             for member, primitive in enumerate(primitives):
                 operands = self._operands(layer, member, primitive, node)
-                if len(layer.inputs) > 1:
-                    operands["other"] = nodes[layer.inputs[1]]
+                operands.update(zip(primitive.inputs[1:], (nodes[i] for i in layer.inputs[1:])))
                 node = NODES[primitive.kind](primitive, operands)
             nodes[layer.name] = node
         return node
@@ -311,7 +369,7 @@ class CntkNetwork(WholeNetwork):
             self.arguments[node] = one_hot(self.data.input.T, source.vocabulary)
         elif len(source.shape) == 2:
             node = cntk.sequence.input_variable(source.shape[1:])
-            self.arguments[node] = value(self.data.input)
+            self.arguments[node] = value(self.data.input.swapaxes(0, 1))
         else:
             node = cntk.input_variable(source.shape)
             self.arguments[node] = value(self.data.input)

@@ -1,4 +1,4 @@
-"""The compute-bound primitives: matrix product, convolution and LSTM cell."""
+"""The compute-bound primitives: matrix products, convolution and LSTM cell."""
 
 from __future__ import annotations
 
@@ -65,6 +65,54 @@ class Gemm(Primitive):
 
     def flop(self, pass_: str) -> int:
         return 2 * self.m * self.n * self.k
+
+
+@dataclass(frozen=True)
+class BatchedGemm(Primitive):
+    """C[batch, m, n] = op(A)[batch, m, k] op(B)[batch, k, n], product by product.
+
+    Both factors are computed: nothing is trained, and the data pass yields the gradients of both,
+    by two products.  With ``trans_a`` the matrices of A are stored (k, m), with ``trans_b`` those
+    of B (n, k).
+    """
+
+    kind: ClassVar[str] = "batched_gemm"
+    compute_bound: ClassVar[bool] = True
+    input: ClassVar[str] = "a"
+    second_input: ClassVar[str] = "b"
+    output: ClassVar[str] = "c"
+    reads: ClassVar[OperandTable] = {FORWARD: ("a", "b"), BACKWARD_DATA: ("a", "b", "dc")}
+    writes: ClassVar[OperandTable] = {FORWARD: ("c",), BACKWARD_DATA: ("da", "db")}
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    trans_a: bool = False
+    trans_b: bool = False
+    dtype: str = "float32"
+
+    def operands(self) -> dict[str, Operand]:
+        a = ("batch", "k", "m") if self.trans_a else ("batch", "m", "k")
+        b = ("batch", "n", "k") if self.trans_b else ("batch", "k", "n")
+        c = ("batch", "m", "n")
+        return {
+            "a": Operand(self._shape(a), self.dtype, axes=a),
+            "b": Operand(self._shape(b), self.dtype, scale=self.k**-0.5, axes=b),
+            "c": Operand(self._shape(c), self.dtype, axes=c),
+        }
+
+    def _shape(self, axes: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(getattr(self, axis) for axis in axes)
+
+    @property
+    def sizes(self) -> str:
+        options = short({"trans_a": self.trans_a, "trans_b": self.trans_b})
+        return f"batch={self.batch} m={self.m} n={self.n} k={self.k}{options}"
+
+    def flop(self, pass_: str) -> int:
+        products = 1 if pass_ == FORWARD else 2
+        return products * 2 * self.batch * self.m * self.n * self.k
 
 
 @dataclass(frozen=True)

@@ -67,14 +67,13 @@ class NetworkData:
         return self._layers[name]
 
     def kernel(self, kernel: Kernel) -> list[Arrays]:
-        """The arrays of each primitive of a kernel; an update works on its layer's parameters."""
+        """The arrays of each primitive of a kernel; an update works on its layers' parameters."""
         if kernel.members:
             layer = self.layer(kernel.layer)
             return [layer[member] for member in kernel.members]
         arrays = [primitive_arrays(primitive, self._random) for primitive in kernel.primitives]
-        if kernel.primitives[0].kind == "sgd_update":
-            for own, trained in zip(arrays, self._trained(kernel.layer)):
-                own["w"] = trained.reshape(-1)
+        for own, (name, place) in zip(arrays, kernel.updates):
+            own["w"] = self._trained(name)[place].reshape(-1)
         return arrays
 
     def _trained(self, name: str) -> list[Any]:
@@ -97,13 +96,13 @@ class NetworkData:
 
     @cached_property
     def input(self) -> Any:
-        """The network's data: batch first, but after the steps of a sequence of ids."""
+        """The network's data: batch first, but after the steps of a sequence."""
         source = self.network.input
-        if source.vocabulary:
-            steps = source.shape[0]
-            ids = Operand((steps, self.batch), "int64", upper=source.vocabulary)
-            return random_array(ids, self._random)
-        return random_array(Operand((self.batch, *source.shape), "float32"), self._random)
+        is_sequence = source.vocabulary or len(source.shape) == 2
+        steps, sample = (source.shape[:1], source.shape[1:]) if is_sequence else ((), source.shape)
+        dtype = "int64" if source.vocabulary else "float32"
+        data = Operand((*steps, self.batch, *sample), dtype, upper=source.vocabulary)
+        return random_array(data, self._random)
 
     @cached_property
     def labels(self) -> Any:

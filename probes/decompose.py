@@ -21,15 +21,30 @@ class Fusion:
     """What an engine runs in one call.
 
     ``chains`` lists, per pass, the kinds of consecutive primitives that go together;
-    ``joint_passes`` the kinds whose two backward passes do.
+    ``joint_passes`` the kinds whose two backward passes do.  ``updated_together`` parameters,
+    whatever layers they are of, are updated in a call; if that is 0, those of a layer are.
     """
 
     chains: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     joint_passes: tuple[str, ...] = ()
+    updated_together: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that says the same."""
-        return {"chains": self.chains, "joint_passes": self.joint_passes}
+        return {
+            "chains": self.chains,
+            "joint_passes": self.joint_passes,
+            "updated_together": self.updated_together,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Fusion:
+        """The fusion that ``to_json`` wrote."""
+        chains = {
+            pass_: tuple(tuple(chain) for chain in chains)
+            for pass_, chains in data["chains"].items()
+        }
+        return cls(chains, tuple(data["joint_passes"]), data.get("updated_together", 0))
 
 
 @dataclass(frozen=True)
@@ -37,15 +52,17 @@ class Kernel:
     """One call of an engine within a network.
 
     ``members`` are the places of ``primitives`` in their layer; a gradient sum or an update that
-    no layer lists has none.  ``releases`` are the kernels whose results the network drops
-    after this one: a caller that holds results just as long meets the allocator in the state in
-    which the network meets it.
+    no layer lists has none.  ``updates`` says of an update what it changes: the layer of each
+    parameter, and its place there.  It may go beyond ``layer``, which then is the first.
+    ``releases`` are the kernels whose results the network drops after this one: a caller that
+    holds results just as long meets the allocator in the state in which the network meets it.
     """
 
     layer: str
     primitives: tuple[Primitive, ...]
     passes: tuple[str, ...]
     members: tuple[int, ...] = ()
+    updates: tuple[tuple[str, int], ...] = ()
     releases: tuple[int, ...] = ()
 
     @property
@@ -85,7 +102,7 @@ def kernels(network: Network, batch: int, mode: str, fusion: Fusion) -> tuple[Ke
         for layer in reversed(network.layers):
             found += _gradient_sums(network, layer, batch)
             found += _backward(network, layer, batch, fusion)
-        found += _updates(network)
+        found += _updates(network, fusion.updated_together)
     found += _updates_alone(network, batch, mode)
     return _with_releases(network, found)
 
@@ -128,19 +145,31 @@ def _groups(primitives: tuple[Primitive, ...], pass_: str, fusion: Fusion) -> li
 
 def _gradient_sums(network: Network, layer: Layer, batch: int) -> Iterator[Kernel]:
     """Where several layers read one output, their gradients are summed."""
+    if not network.needs_gradient(layer):
+        return
     for _ in network.consumers(layer.name)[1:]:
         elements = batch * product(network.shapes[layer.name])
         yield Kernel(layer.name, (Add(elements),), (FORWARD,))
 
 
-def _updates(network: Network) -> Iterator[Kernel]:
-    for layer in network.layers:
-        trained = tuple(
-            SgdUpdate(product(operand.shape), network.momentum, network.learning_rate)
-            for operand in network.trained(layer)
-        )
+def _updates(network: Network, together: int) -> Iterator[Kernel]:
+    by_layer = [
+        [
+            (
+                (layer.name, place),
+                SgdUpdate(product(operand.shape), network.momentum, network.learning_rate),
+            )
+            for place, operand in enumerate(network.trained(layer))
+        ]
+        for layer in network.layers
+    ]
+    if together:
+        every = [one for layer in by_layer for one in layer]
+        by_layer = [every[first : first + together] for first in range(0, len(every), together)]
+    for trained in by_layer:
         if trained:
-            yield Kernel(layer.name, trained, (UPDATE,))
+            updates, primitives = zip(*trained)
+            yield Kernel(updates[0][0], primitives, (UPDATE,), updates=updates)
 
 
 def _updates_alone(network: Network, batch: int, mode: str) -> Iterator[Kernel]:
@@ -169,7 +198,7 @@ def _with_releases(network: Network, found: list[Kernel]) -> tuple[Kernel, ...]:
         if kernel.passes != (UPDATE,):
             releases[last].append(index)
     return tuple(
-        Kernel(k.layer, k.primitives, k.passes, k.members, tuple(released))
+        Kernel(k.layer, k.primitives, k.passes, k.members, k.updates, tuple(released))
         for k, released in zip(found, releases)
     )
 
@@ -181,16 +210,16 @@ def _readers(network: Network, found: list[Kernel], index: int) -> Iterator[int]
     takers = {layer.name} | _gradient_takers(network, found, layer.inputs)
     if not kernel.members and _has_backward(found, layer.name):  # a sum, which stays in its layer
         takers = {layer.name}
+    consumers = {consumer.name for consumer in _effective_consumers(network, found, layer)}
     for place, other in enumerate(found):
         same = other.layer == kernel.layer
         if kernel.passes == (FORWARD,) and kernel.members:
             if same and _reads_own_result(kernel, other):
                 yield place
-            consumers = [c.name for c in _effective_consumers(network, found, layer)]
             if other.layer in consumers and (other.passes == (FORWARD,) or _reads_input(other)):
                 yield place
         elif BACKWARD_WEIGHTS in kernel.passes:
-            if same and other.passes == (UPDATE,):
+            if kernel.layer in [layer for layer, _ in other.updates]:
                 yield place
         elif other.layer in takers and UPDATE not in other.passes:
             yield place
@@ -225,10 +254,10 @@ def _reads_own_result(kernel: Kernel, other: Kernel) -> bool:
 
 
 def _reads_input(kernel: Kernel) -> bool:
-    """Whether a backward kernel reads the input of its layer."""
+    """Whether a backward kernel reads what its layer took from others."""
     first = kernel.primitives[0]
     return 0 in kernel.members and any(
-        first.input in first.reads.get(pass_, ()) for pass_ in kernel.passes
+        set(first.inputs) & set(first.reads.get(pass_, ())) for pass_ in kernel.passes
     )
 
 

@@ -1,14 +1,14 @@
 """The kinds of layers: the shape each yields, and the primitives each comes apart into.
 
 Shapes are those of one sample: an image (channels, height, width), a vector (features,), a
-sequence (steps, features) or a sequence of token ids (steps,).  In memory the batch comes first,
-but after the steps of a sequence.
+sequence (steps, features), a sequence of token ids (steps,) or ``Heads``.  In memory the batch
+comes first, but after the steps of a sequence.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from .compute_bound import Conv2d, Gemm, LstmCell, window_extent
 from .memory_bound import (
@@ -19,11 +19,11 @@ from .memory_bound import (
     Dropout,
     Embedding,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
     SoftmaxLoss,
 )
 from .primitive import Primitive, Shape, product
-from .primitives import primitive_from_json
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ class Input(Layer):
     vocabulary: int = 0
 
     def output_shape(self, *inputs: Shape) -> Shape:
+        if not self.shape or any(type(size) is not int or size < 1 for size in self.shape):
+            raise ValueError(
+                f"the sizes of a sample must be whole numbers from 1, got {self.shape}"
+            )
+        if type(self.vocabulary) is not int or self.vocabulary < 0:
+            raise ValueError(f"vocabulary must be a whole number from 0, got {self.vocabulary!r}")
         return self.shape
 
     def primitives(self, inputs: list[Shape], batch: int, training: bool) -> tuple[Primitive, ...]:
@@ -117,6 +123,7 @@ class FullyConnected(Layer):
     kind: ClassVar[str] = "fully_connected"
 
     features: int
+    bias: bool = True
 
     def output_shape(self, *inputs: Shape) -> Shape:
         steps = inputs[0][:1] if len(inputs[0]) == 2 else ()
@@ -126,7 +133,8 @@ class FullyConnected(Layer):
         shape = inputs[0]
         rows = batch * shape[0] if len(shape) == 2 else batch
         features = shape[1] if len(shape) == 2 else product(shape)
-        return (Gemm(rows, self.features, features, trans_b=True), Bias(rows, self.features))
+        matrix = Gemm(rows, self.features, features, trans_b=True)
+        return (matrix, Bias(rows, self.features)) if self.bias else (matrix,)
 
 
 @dataclass(frozen=True)
@@ -268,6 +276,28 @@ class Sum(Layer):
 
 
 @dataclass(frozen=True)
+class ZeroChannels(Layer):
+    """Channels of zeros after those of an image, up to so many in all."""
+
+    kind: ClassVar[str] = "pad_channels"
+
+    channels: int
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        channels, height, width = image(inputs[0])
+        if self.channels <= channels:
+            raise ValueError(
+                f"pad_channels to {self.channels} channels needs an image of fewer, "
+                f"got shape {inputs[0]}"
+            )
+        return (self.channels, height, width)
+
+    def primitives(self, inputs: list[Shape], batch: int, training: bool) -> tuple[Primitive, ...]:
+        channels, height, width = image(inputs[0])
+        return (PadChannels(batch, channels, height * width, self.channels - channels),)
+
+
+@dataclass(frozen=True)
 class SoftmaxCrossEntropy(Layer):
     """The mean cross-entropy of the softmax against labels; training only."""
 
@@ -301,45 +331,17 @@ class PrimitiveLayer(Layer):
         return {**super().to_json(), "primitive": self.primitive.to_json()}
 
 
-LAYERS: dict[str, Any] = {
-    "input": Input,
-    "convolution": Convolution,
-    "fully_connected": FullyConnected,
-    "lstm": Lstm,
-    "embedding": EmbeddingLookup,
-    "activation": Activate,
-    "pooling": Pool,
-    "lrn": NormaliseLocally,
-    "batch_norm": NormaliseBatch,
-    "dropout": Drop,
-    "add": Sum,
-    "loss": SoftmaxCrossEntropy,
-    "primitive": PrimitiveLayer,
-}
+class Heads(NamedTuple):
+    """A shape of matrices, one for each head: what a sequence is split into."""
+
+    heads: int
+    rows: int
+    columns: int
 
 
-def layer_from_json(data: dict[str, Any]) -> Layer:
-    """The layer that ``Layer.to_json`` wrote.
-
-    Raises:
-        ValueError: an unknown kind, or options that the kind does not have.
-    """
-    options = {name: _from_json(value) for name, value in data.items()}
-    kind = options.pop("kind", None)
-    if kind not in LAYERS:
-        raise ValueError(f"unknown kind of layer {kind!r}; known: {', '.join(LAYERS)}")
-    try:
-        layer: Layer = LAYERS[kind](**options)
-        return layer
-    except TypeError as error:
-        raise ValueError(f"layer of kind {kind}: {error}") from error
-
-
-def _from_json(value: Any) -> Any:
-    """An option of a layer: what JSON has as a list is a tuple, an object is a primitive."""
-    if isinstance(value, dict):
-        return primitive_from_json(value)
-    return tuple(value) if isinstance(value, list) else value
+def is_image(shape: Shape) -> bool:
+    """Whether it has channels, height and width."""
+    return len(shape) == 3 and not isinstance(shape, Heads)
 
 
 def image(shape: Shape) -> tuple[int, int, int]:
@@ -348,7 +350,7 @@ def image(shape: Shape) -> tuple[int, int, int]:
     Raises:
         ValueError: it is no image.
     """
-    if len(shape) != 3:
+    if not is_image(shape):
         raise ValueError(f"an image (channels, height, width) is needed, got shape {shape}")
     return shape[0], shape[1], shape[2]
 

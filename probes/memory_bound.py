@@ -21,7 +21,8 @@ from .primitive import (
     short,
 )
 
-ACTIVATIONS = ("relu", "sigmoid", "tanh")
+# The flop of an element, forward and backward.
+ACTIVATIONS = {"relu": (1, 1), "sigmoid": (3, 3), "tanh": (3, 3), "gelu": (5, 11)}
 POOLINGS = ("max", "average")
 
 
@@ -55,7 +56,11 @@ class Bias(Primitive):
 
 @dataclass(frozen=True)
 class Activation(Primitive):
-    """y = function(x), element by element; the gradient is taken from y."""
+    """y = function(x), element by element; the gradient is taken from y, that of a GELU from x.
+
+    gelu(x) = x (1 + erf(x / sqrt(2))) / 2 (Hendrycks & Gimpel 2016, arXiv:1606.08415), not its
+    approximation by a tanh.
+    """
 
     kind: ClassVar[str] = "activation"
     reads: ClassVar[OperandTable] = {FORWARD: ("x",), BACKWARD_DATA: ("y", "dy")}
@@ -69,8 +74,10 @@ class Activation(Primitive):
         super().__post_init__()
         if self.function not in ACTIVATIONS:
             raise ValueError(
-                f"activation: function must be one of {ACTIVATIONS}, got {self.function!r}"
+                f"activation: function must be one of {tuple(ACTIVATIONS)}, got {self.function!r}"
             )
+        if self.function == "gelu":  # it falls and rises: one y has two slopes
+            object.__setattr__(self, "reads", {FORWARD: ("x",), BACKWARD_DATA: ("x", "dy")})
 
     def operands(self) -> dict[str, Operand]:
         flat = Operand((self.elements,), self.dtype, axes=("elements",))
@@ -81,8 +88,8 @@ class Activation(Primitive):
         return f"{self.function} {self.elements}"
 
     def flop(self, pass_: str) -> int:
-        per_element = 1 if self.function == "relu" else 3
-        return per_element * self.elements
+        forward, backward = ACTIVATIONS[self.function]
+        return (forward if pass_ == FORWARD else backward) * self.elements
 
 
 @dataclass(frozen=True)
@@ -353,6 +360,7 @@ class Add(Primitive):
     """y = x + other, where branches join or gradients of a fork meet."""
 
     kind: ClassVar[str] = "add"
+    second_input: ClassVar[str] = "other"
     reads: ClassVar[OperandTable] = {FORWARD: ("x", "other")}
     writes: ClassVar[OperandTable] = {FORWARD: ("y",)}
 
@@ -369,6 +377,46 @@ class Add(Primitive):
 
     def flop(self, pass_: str) -> int:
         return self.elements
+
+
+@dataclass(frozen=True)
+class PadChannels(Primitive):
+    """y = x with channels of zeros after its own.
+
+    A shortcut without parameters, where a residual network widens (He et al. 2015, section 3.3,
+    option A).
+    """
+
+    kind: ClassVar[str] = "pad_channels"
+    reads: ClassVar[OperandTable] = {FORWARD: ("x",), BACKWARD_DATA: ("dy",)}
+    writes: ClassVar[OperandTable] = {FORWARD: ("y",), BACKWARD_DATA: ("dx",)}
+
+    batch: int
+    channels: int
+    positions: int
+    added: int
+    dtype: str = "float32"
+
+    def operands(self) -> dict[str, Operand]:
+        axes = ("batch", "", "positions")
+        widened = (self.batch, self.channels + self.added, self.positions)
+        return {
+            "x": Operand((self.batch, self.channels, self.positions), self.dtype, axes=axes),
+            "y": Operand(widened, self.dtype, axes=axes),
+        }
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.batch}x{self.channels}x{self.positions} added={self.added}"
+
+    def flop(self, pass_: str) -> int:
+        return 0
+
+    def least_bytes(self, pass_: str) -> int:
+        """On the way back the gradients of the zeros are not read."""
+        whole = super().least_bytes(pass_)
+        unread = self.operand("y").size_bytes - self.operand("x").size_bytes
+        return whole if pass_ == FORWARD else whole - unread
 
 
 @dataclass(frozen=True)

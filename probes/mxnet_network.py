@@ -7,11 +7,20 @@ from typing import Any, Callable
 import mxnet as mx
 import numpy as np
 
-from .compute_bound import Conv2d, Gemm, LstmCell
+from .attention import LayerNorm, Scale, Transpose
+from .compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from .data import Arrays, NetworkData
 from .engine import Unsupported, WholeNetwork
-from .layers import Layer
-from .memory_bound import Activation, BatchNorm, Dropout, Embedding, LocalResponseNorm, Pool2d
+from .layers import Heads, Layer
+from .memory_bound import (
+    Activation,
+    BatchNorm,
+    Dropout,
+    Embedding,
+    LocalResponseNorm,
+    PadChannels,
+    Pool2d,
+)
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape, product
 
@@ -96,6 +105,12 @@ def _gemm(chain: Chain, s: Symbols) -> Any:
     return mx.sym.broadcast_add(c, s["bias"].reshape((1, -1))) if "bias" in s else c
 
 
+def _batched_gemm(chain: Chain, s: Symbols) -> Any:
+    p = chain[0]
+    assert isinstance(p, BatchedGemm)
+    return mx.sym.batch_dot(s["a"], s["b"], transpose_a=p.trans_a, transpose_b=p.trans_b)
+
+
 def _lstm_cell(chain: Chain, s: Symbols) -> Any:
     """The fused LSTM; MXNet wants two biases, so the second stays zero."""
     p = chain[0]
@@ -118,6 +133,8 @@ def _bias(chain: Chain, s: Symbols) -> Any:
 def _activation(chain: Chain, s: Symbols) -> Any:
     p = chain[0]
     assert isinstance(p, Activation)
+    if p.function == "gelu":  # the exact one, whatever the operator's name
+        return mx.sym.LeakyReLU(s["x"], act_type="gelu")
     return mx.sym.Activation(s["x"], act_type=p.function)
 
 
@@ -166,6 +183,29 @@ def _dropout(chain: Chain, s: Symbols) -> Any:
     return mx.sym.Dropout(s["x"], p=p.rate, mode="always")
 
 
+def _softmax(chain: Chain, s: Symbols) -> Any:
+    return mx.sym.softmax(s["x"], axis=-1)
+
+
+def _layer_norm(chain: Chain, s: Symbols) -> Any:
+    p = chain[0]
+    assert isinstance(p, LayerNorm)
+    return mx.sym.LayerNorm(s["x"], s["gamma"], s["beta"], axis=-1, eps=p.epsilon)
+
+
+def _transpose(chain: Chain, s: Symbols) -> Any:
+    p = chain[0]
+    assert isinstance(p, Transpose)
+    x = mx.sym.reshape(s["x"], shape=(p.rows, p.columns, p.size))
+    return mx.sym.transpose(x, axes=(1, 0, 2))
+
+
+def _scale(chain: Chain, s: Symbols) -> Any:
+    p = chain[0]
+    assert isinstance(p, Scale)
+    return s["x"] * p.factor
+
+
 def _softmax_loss(chain: Chain, s: Symbols) -> Any:
     """What gluon's loss does, and the mean of it."""
     logarithms = mx.sym.log_softmax(s["x"], axis=-1)
@@ -182,6 +222,14 @@ def _add(chain: Chain, s: Symbols) -> Any:
     return mx.sym.elemwise_add(s["x"], s["other"])
 
 
+def _pad_channels(chain: Chain, s: Symbols) -> Any:
+    """Images joined with zeros: MXNet's own padding knows only rows and columns."""
+    p = chain[0]
+    assert isinstance(p, PadChannels)
+    zeros = mx.sym.zeros((p.batch, p.added, 0, 0))  # rows and columns as the images have them
+    return mx.sym.concat(s["x"], zeros, dim=1)
+
+
 def _copy(chain: Chain, s: Symbols) -> Any:
     return mx.sym.identity(s["x"])
 
@@ -191,6 +239,7 @@ OPERATORS: dict[tuple[str, ...], Callable[[Chain, Symbols], Any]] = {
     ("conv2d", "bias"): _conv2d,
     ("gemm",): _gemm,
     ("gemm", "bias"): _gemm,
+    ("batched_gemm",): _batched_gemm,
     ("lstm_cell",): _lstm_cell,
     ("bias",): _bias,
     ("activation",): _activation,
@@ -198,9 +247,14 @@ OPERATORS: dict[tuple[str, ...], Callable[[Chain, Symbols], Any]] = {
     ("lrn",): _lrn,
     ("batch_norm",): _batch_norm,
     ("dropout",): _dropout,
+    ("softmax",): _softmax,
+    ("layer_norm",): _layer_norm,
+    ("transpose",): _transpose,
+    ("scale",): _scale,
     ("softmax_loss",): _softmax_loss,
     ("embedding",): _embedding,
     ("add",): _add,
+    ("pad_channels",): _pad_channels,
     ("copy",): _copy,
 }
 
@@ -274,23 +328,27 @@ class Graph:
         return values[self.network.layers[-1].name]
 
     def _input(self, name: str) -> Any:
-        array, shape = self.data.input, self.data.input.shape
-        if len(self.network.input.shape) == 2:  # the steps of a sequence come first
-            shape = (shape[1], shape[0], *shape[2:])
-        return self._variable(name, as_tensor(array, shape))
+        array = self.data.input
+        return self._variable(name, as_tensor(array, array.shape))
 
     def _variable(self, name: str, tensor: Any) -> Any:
         self.tensors[name] = tensor
         return mx.sym.Variable(name)
 
     def _layer(self, layer: Layer, primitives: Chain, inputs: list[Any]) -> Any:
-        symbols = dict(zip((primitives[0].input, "other"), inputs))
         shape = self.network.shapes[layer.inputs[0]]
+        if isinstance(shape, Heads) and layer.kind == "fully_connected":
+            inputs = [mx.sym.reshape(inputs[0], shape=(self.data.batch, -1))]
+        symbols = dict(zip(primitives[0].inputs, inputs))
         symbols["flatten"] = len(shape) != 2  # the steps of a sequence stay apart
         for member, primitive in enumerate(primitives):
             symbols.update(self._fixed(layer, primitive, shape))
             symbols.update(self._parameters(layer, member, primitive))
-        return output_of(primitives, symbols, self.mode == TRAIN)
+        output = output_of(primitives, symbols, self.mode == TRAIN)
+        if layer.kind == "merge_heads":
+            steps, features = self.network.shapes[layer.name]
+            output = mx.sym.reshape(output, shape=(steps, self.data.batch, features))
+        return output
 
     def _fixed(self, layer: Layer, primitive: Primitive, shape: Shape) -> Symbols:
         """Labels, zero states and running statistics that a primitive reads."""

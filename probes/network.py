@@ -6,6 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Union
 
+from .attention_layers import (
+    MergeHeads,
+    Multiply,
+    NormaliseFeatures,
+    Probabilities,
+    Rescale,
+    SplitHeads,
+)
+from .layer_kinds import layer_from_json
 from .layers import (
     Activate,
     Convolution,
@@ -20,7 +29,7 @@ from .layers import (
     Pool,
     SoftmaxCrossEntropy,
     Sum,
-    layer_from_json,
+    ZeroChannels,
 )
 from .primitive import (
     BACKWARD_DATA,
@@ -62,19 +71,13 @@ class Network:
 
         Raises:
             NetworkError: a name twice, an input that no earlier layer yields, shapes that do not
-                fit.
+                fit, a batch without samples.
         """
-        seen: set[str] = set()
-        for layer in self.layers:
-            if layer.name in seen:
-                raise NetworkError(f"{self.name}: two layers are called {layer.name!r}")
-            for source in layer.inputs:
-                if source not in seen:
-                    raise NetworkError(
-                        f"{self.name}: layer {layer.name!r} reads {source!r}, "
-                        "which no earlier layer yields (a cycle, or a misspelt name)"
-                    )
-            seen.add(layer.name)
+        for name, batch in (("batch", self.batch), ("quick_batch", self.quick_batch)):
+            if type(batch) is not int or batch < 1:
+                raise NetworkError(
+                    f"{self.name}: {name} must be a whole number from 1, got {batch!r}"
+                )
         self.shapes  # noqa: B018  computing the shapes is the check
 
     @cached_property
@@ -83,10 +86,9 @@ class Network:
         shapes: dict[str, Shape] = {}
         for layer in self.layers:
             try:
-                shapes[layer.name] = layer.output_shape(*(shapes[name] for name in layer.inputs))
-                layer.primitives([shapes[name] for name in layer.inputs], 1, True)
-            except ValueError as error:
-                raise NetworkError(f"{self.name}: layer {layer.name!r}: {error}") from error
+                shapes[layer.name] = next_shape(layer, shapes)
+            except NetworkError as error:
+                raise NetworkError(f"{self.name}: {error}") from error
         return shapes
 
     @property
@@ -126,8 +128,11 @@ class Network:
 
     def needs_data_gradient(self, layer: Layer) -> bool:
         """Whether anything before this layer is trained."""
-        before = [self.layer(name) for name in layer.inputs]
-        return any(self.parameters(each) or self.needs_data_gradient(each) for each in before)
+        return any(self.needs_gradient(self.layer(name)) for name in layer.inputs)
+
+    def needs_gradient(self, layer: Layer) -> bool:
+        """Whether this layer or anything before it is trained: then its output's is computed."""
+        return bool(self.parameters(layer)) or self.needs_data_gradient(layer)
 
     def flop(self, batch: int, mode: str) -> int:
         """Flop of one call as the literature counts them: matrix products, convolutions, cells.
@@ -178,17 +183,45 @@ class Network:
         return cls(**{**data, "layers": layers})
 
 
+def next_shape(layer: Layer, shapes: dict[str, Shape]) -> Shape:
+    """The output shape of a layer that comes after those whose shapes are given.
+
+    Raises:
+        NetworkError: its name is taken, it reads what none of them yields, or does not fit.
+    """
+    if layer.name in shapes:
+        raise NetworkError(f"two layers are called {layer.name!r}")
+    for source in layer.inputs:
+        if source not in shapes:
+            raise NetworkError(
+                f"layer {layer.name!r} reads {source!r}, "
+                "which no earlier layer yields (a cycle, or a misspelt name)"
+            )
+    try:
+        shape = layer.output_shape(*[shapes[name] for name in layer.inputs])
+        layer.primitives([shapes[name] for name in layer.inputs], 1, True)
+    except ValueError as error:
+        raise NetworkError(f"layer {layer.name!r}: {error}") from error
+    return shape
+
+
 Pair = Union[int, tuple[int, int]]
 Padding = Union[int, tuple[int, int, int, int]]
 
 
 class Builder:
-    """Collects layers; every method adds one and returns its name for the next to read."""
+    """Collects layers; every method adds one and returns its name for the next to read.
+
+    A layer that does not fit is refused as it is added: the traceback points at it.  ``shapes``
+    are the layers' output shapes, for one sample.
+    """
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
+        self.shapes: dict[str, Shape] = {}
 
     def _add(self, layer: Layer) -> str:
+        self.shapes[layer.name] = next_shape(layer, self.shapes)
         self.layers.append(layer)
         return layer.name
 
@@ -206,6 +239,7 @@ class Builder:
         padding: Padding = 0,
         groups: int = 1,
         bias: bool = True,
+        dilation: Pair = 1,
     ) -> str:
         """A convolution with ``channels`` filters."""
         return self._add(
@@ -216,14 +250,15 @@ class Builder:
                 _pair(kernel),
                 _pair(stride),
                 _four(padding),
+                _pair(dilation),
                 groups=groups,
                 bias=bias,
             )
         )
 
-    def fully_connected(self, name: str, source: str, features: int) -> str:
+    def fully_connected(self, name: str, source: str, features: int, bias: bool = True) -> str:
         """A matrix product with bias."""
-        return self._add(FullyConnected(name, (source,), features))
+        return self._add(FullyConnected(name, (source,), features, bias))
 
     def lstm(self, name: str, source: str, hidden: int) -> str:
         """A layer of LSTM cells along the sequence."""
@@ -241,6 +276,10 @@ class Builder:
         """1 / (1 + exp(-x))."""
         return self._add(Activate(name, (source,), "sigmoid"))
 
+    def gelu(self, name: str, source: str) -> str:
+        """The input times the share of a normal distribution below it."""
+        return self._add(Activate(name, (source,), "gelu"))
+
     def pool(
         self,
         name: str,
@@ -256,13 +295,25 @@ class Builder:
             Pool(name, (source,), function, _pair(kernel), _pair(stride), _four(padding), ceil)
         )
 
-    def lrn(self, name: str, source: str, size: int = 5) -> str:
+    def lrn(
+        self,
+        name: str,
+        source: str,
+        size: int = 5,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 1.0,
+    ) -> str:
         """Local response normalisation."""
-        return self._add(NormaliseLocally(name, (source,), size))
+        return self._add(NormaliseLocally(name, (source,), size, alpha, beta, k))
 
     def batch_norm(self, name: str, source: str) -> str:
         """Batch normalisation."""
         return self._add(NormaliseBatch(name, (source,)))
+
+    def layer_norm(self, name: str, source: str) -> str:
+        """Layer normalisation."""
+        return self._add(NormaliseFeatures(name, (source,)))
 
     def dropout(self, name: str, source: str, rate: float = 0.5) -> str:
         """Dropout."""
@@ -271,6 +322,42 @@ class Builder:
     def add(self, name: str, first: str, second: str) -> str:
         """The sum of two branches."""
         return self._add(Sum(name, (first, second)))
+
+    def pad_channels(self, name: str, source: str, channels: int) -> str:
+        """Channels of zeros after the image's own, up to ``channels``."""
+        return self._add(ZeroChannels(name, (source,), channels))
+
+    def attention(self, name: str, query: str, key: str, value: str, head_size: int) -> str:
+        """Scaled dot-product attention of sequences, in heads of so many features."""
+        first = self.split_heads(f"{name}_query", query, head_size)
+        second = self.split_heads(f"{name}_key", key, head_size)
+        scores = self.matmul(f"{name}_scores", first, second, transposed=True)
+        scores = self.scale(f"{name}_scaled", scores, head_size**-0.5)
+        weights = self.softmax(f"{name}_weights", scores)
+        mixed = self.matmul(
+            f"{name}_mixed", weights, self.split_heads(f"{name}_value", value, head_size)
+        )
+        return self.merge_heads(name, mixed)
+
+    def split_heads(self, name: str, source: str, head_size: int) -> str:
+        """The features of a sequence as matrices of so many features each."""
+        return self._add(SplitHeads(name, (source,), head_size))
+
+    def merge_heads(self, name: str, source: str) -> str:
+        """The matrices of all heads as the features of one sequence."""
+        return self._add(MergeHeads(name, (source,)))
+
+    def matmul(self, name: str, first: str, second: str, transposed: bool = False) -> str:
+        """The products of two layers' matrices, head by head; the second one's ``transposed``."""
+        return self._add(Multiply(name, (first, second), transposed))
+
+    def scale(self, name: str, source: str, factor: float) -> str:
+        """The product with a constant."""
+        return self._add(Rescale(name, (source,), factor))
+
+    def softmax(self, name: str, source: str) -> str:
+        """The softmax along the last axis, as a layer within the network."""
+        return self._add(Probabilities(name, (source,)))
 
     def softmax_loss(self, source: str) -> str:
         """The loss of a classifier."""

@@ -3,6 +3,7 @@
 The survey's scripts defined some of them differently from engine to engine; these are the forms
 that they were meant to have, and beside them AlexNet-S as three engines ran it (Shi et al.,
 "Benchmarking State-of-the-Art Deep Learning Software Tools", arXiv:1608.07249, and its scripts).
+Batches are those that the scripts have for CPUs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Callable
 
 from .layers import Layer
 from .network import Builder, Network, Padding
+from .residual_networks import resnet_50, resnet_56
+from .transformer_networks import transformer_encoder
 
 SURVEY = "arXiv:1608.07249"
 
@@ -21,6 +24,17 @@ def fcn_s() -> Network:
         "fcn-s",
         f"FCN-5, synthetic data; {SURVEY}",
         _perceptron(26752, (2048, 2048, 2048), 26752),
+        batch=64,
+        quick_batch=16,
+    )
+
+
+def fcn_8() -> Network:
+    """Like FCN-S, with six hidden layers."""
+    return Network(
+        "fcn-8",
+        f"FCN-8, synthetic data; {SURVEY}",
+        _perceptron(26752, (2048,) * 6, 26752),
         batch=64,
         quick_batch=16,
     )
@@ -92,6 +106,41 @@ def _alexnet_s(engine: str, net: Builder, momentum: float = 0.0) -> Network:
         batch=16,
         quick_batch=2,
         momentum=momentum,
+    )
+
+
+def alexnet_bvlc() -> Network:
+    """AlexNet as BVLC's Caffe has it: grouped convolutions, normalisation, dropout.
+
+    Crops of 224 x 224 without padding, as the survey's scripts feed it; pools count partial
+    windows, as Caffe's do.
+    """
+    net = Builder()
+
+    def convolution(number: int, source: str, channels: int, kernel: int, groups: int = 1) -> str:
+        x = net.convolution(
+            f"conv{number}", source, channels, kernel, padding=kernel // 2, groups=groups
+        )
+        return net.relu(f"relu{number}", x)
+
+    def pool(number: int, source: str) -> str:
+        return net.pool(f"pool{number}", source, "max", kernel=3, stride=2, ceil=True)
+
+    x = net.relu("relu1", net.convolution("conv1", net.input(3, 224, 224), 96, 11, stride=4))
+    x = pool(1, net.lrn("norm1", x))
+    x = pool(2, net.lrn("norm2", convolution(2, x, 256, kernel=5, groups=2)))
+    x = convolution(4, convolution(3, x, 384, kernel=3), 384, kernel=3, groups=2)
+    x = pool(5, convolution(5, x, 256, kernel=3, groups=2))
+    x = net.dropout("drop6", net.relu("relu6", net.fully_connected("fc6", x, 4096)))
+    x = net.dropout("drop7", net.relu("relu7", net.fully_connected("fc7", x, 4096)))
+    net.softmax_loss(net.fully_connected("fc8", x, 1000))
+    return Network(
+        "alexnet-bvlc",
+        f"AlexNet of BVLC Caffe; {SURVEY}",
+        tuple(net.layers),
+        batch=16,
+        quick_batch=2,
+        momentum=0.9,
     )
 
 
@@ -169,10 +218,19 @@ CANONICAL: dict[str, Callable[[], Network]] = {
     "alexnet-r": alexnet_r,
     "lstm": lstm,
 }
+# What else the survey ran, or has in its scripts.
+FURTHER: dict[str, Callable[[], Network]] = {
+    "fcn-8": fcn_8,
+    "alexnet-bvlc": alexnet_bvlc,
+    "resnet-50": resnet_50,
+    "resnet-56": resnet_56,
+}
+# What the survey came too early for.
+LATER: dict[str, Callable[[], Network]] = {"transformer-encoder": transformer_encoder}
 # What the survey's scripts made of them in one engine; any engine can run them.
 AS_RUN: dict[str, Callable[[], Network]] = {
     "alexnet-s@caffe": alexnet_s_as_run_in_caffe,
     "alexnet-s@mxnet": alexnet_s_as_run_in_mxnet,
     "alexnet-s@tensorflow": alexnet_s_as_run_in_tensorflow,
 }
-NETWORKS = {**CANONICAL, **AS_RUN}
+NETWORKS = {**CANONICAL, **FURTHER, **LATER, **AS_RUN}

@@ -43,6 +43,9 @@ class NumpyNetwork(WholeNetwork):
             if array is not None
         }
         self.parameters = sum(array.size for array in self.trained.values())
+        self.needing_gradients = {
+            layer.name for layer in network.layers if network.needs_gradient(layer)
+        }
 
     def call(self) -> Any:
         if self.mode != TRAIN:
@@ -71,18 +74,16 @@ class NumpyNetwork(WholeNetwork):
         return outputs[self.network.layers[-1].name], states
 
     def _run_layer(self, layer: Layer, outputs: Arrays) -> tuple[list[Arrays], Any]:
-        value = outputs[layer.inputs[0]]
+        values = [outputs[name] for name in layer.inputs]
         states = []
         for member, primitive in enumerate(self.primitives[layer.name]):
             state = self._operands(layer, member, primitive)
-            state[primitive.input] = value
-            if len(layer.inputs) > 1:
-                state["other"] = outputs[layer.inputs[1]].reshape(-1)
-            state[primitive.input] = value.reshape(primitive.operand(primitive.input).shape)
+            for name, value in zip(primitive.inputs, values):
+                state[name] = value.reshape(primitive.operand(name).shape)
             state.update(run(primitive, FORWARD, state))
-            value = state[primitive.output]
+            values = [state[primitive.output]]
             states.append(state if self.mode == TRAIN else {})
-        return states, value
+        return states, values[0]
 
     def _operands(self, layer: Layer, member: int, primitive: Primitive) -> Arrays:
         """Parameters, labels and the zero state that a primitive reads beside its input."""
@@ -114,9 +115,9 @@ class NumpyNetwork(WholeNetwork):
                 gradient = self._backward(layer, primitive, state, gradient)
                 for name in primitive.parameters:
                     gradients[layer.name, member, name] = state[f"d{name}"]
-            states.pop(layer.name)
             if gradient is not None:
-                self._hand_on(layer, gradient, arriving)
+                self._hand_on(layer, states[layer.name][0], gradient, arriving)
+            states.pop(layer.name)
         return loss, gradients
 
     def _backward(self, layer: Layer, primitive: Primitive, state: Arrays, gradient: Any) -> Any:
@@ -132,12 +133,15 @@ class NumpyNetwork(WholeNetwork):
             return state.get(f"d{primitive.input}")
         return gradient
 
-    def _hand_on(self, layer: Layer, gradient: Any, arriving: Arrays) -> None:
-        for name in layer.inputs:
+    def _hand_on(self, layer: Layer, state: Arrays, gradient: Any, arriving: Arrays) -> None:
+        """To each input its own gradient; a join hands the same to both."""
+        first = self.primitives[layer.name][0]
+        for operand, name in zip(first.inputs, layer.inputs):
+            own = state.get(f"d{operand}", gradient)
             if name in arriving:
-                arriving[name] = arriving[name].reshape(-1) + gradient.reshape(-1)
-            else:
-                arriving[name] = gradient
+                arriving[name] = arriving[name].reshape(-1) + own.reshape(-1)
+            elif name in self.needing_gradients:
+                arriving[name] = own
 
     def _update(self, key: tuple[str, int, str], gradient: Any) -> None:
         update = SgdUpdate(gradient.size, self.network.momentum, self.network.learning_rate)

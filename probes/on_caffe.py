@@ -181,7 +181,7 @@ class Alone:
     def __init__(self, kernel: Kernel, arrays: list[Arrays], phase: int, backward: bool) -> None:
         self.chain = kernel.primitives
         first = self.chain[0]
-        operands = {"x": first.input, **({"other": "other"} if first.kind == "add" else {})}
+        operands = dict(zip(("x", "other"), first.inputs))
         inputs: Inputs = dict.fromkeys(operands, input_shape(first))
         self.block = block(self.chain, "y", tuple(inputs), inputs["x"])
         if _is_relu(first):

@@ -39,14 +39,15 @@ from .memory_bound import BatchNorm, SgdUpdate, SoftmaxLoss
 from .network import Network
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
 
-# What works element by element needs no batch.
-FLAT = ("activation", "add", "copy", "dropout")
+# What works element by element, or on all axes alike, needs no batch.
+FLAT = ("activation", "add", "copy", "dropout", "layer_norm", "scale", "transpose")
 # Operands that are ids, and the size that bounds them.
 ONE_HOT = {"ids": "vocabulary", "labels": "classes"}
 # The operand whose change makes all of a kernel outdated; else it is the input, which CNTK then
 # copies once more into a batch.  An embedding's ids are fed, and so are always new.
 CHANGED = {
     "gemm": "b",
+    "batched_gemm": "a",
     "conv2d": "w",
     "lstm_cell": "wx",
     "bias": "bias",
@@ -65,7 +66,7 @@ def start() -> Engine:
 class CntkEngine(Engine):
     """CNTK fuses nothing; an LSTM and a batch normalisation yield all gradients at once."""
 
-    fusion = Fusion(joint_passes=("lstm_cell", "batch_norm"))
+    fusion = Fusion(joint_passes=("lstm_cell", "batch_norm", "layer_norm"))
 
     def __init__(self) -> None:
         cntk.try_set_default_device(CPU)
@@ -135,7 +136,7 @@ def _library(name: str) -> Any:
 
 def _differentiated(primitive: Primitive, passes: tuple[str, ...]) -> list[str]:
     """The operands whose gradients these passes yield."""
-    names = [primitive.input] if BACKWARD_DATA in passes else []
+    names = list(primitive.inputs) if BACKWARD_DATA in passes else []
     return names + (list(primitive.parameters) if BACKWARD_WEIGHTS in passes else [])
 
 
@@ -194,7 +195,7 @@ def _resident(primitive: Primitive, name: str, parameter: Any) -> Any:
 
 
 def _has_samples(primitive: Primitive, name: str) -> bool:
-    return name in (primitive.input, "h0", "c0")
+    return name in (*primitive.inputs, "h0", "c0")
 
 
 def _node(primitive: Primitive, operands: Nodes) -> Any:

@@ -43,9 +43,9 @@ from .network import Network
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
 
 WITH_BIAS = (("conv2d", "bias"), ("gemm", "bias"))
-ONE_BACKWARD_CALL = ("lstm_cell", "batch_norm")
+ONE_BACKWARD_CALL = ("lstm_cell", "batch_norm", "layer_norm")
 
-IMAGE_KINDS = ("conv2d", "pool2d", "lrn", "batch_norm")
+IMAGE_KINDS = ("conv2d", "pool2d", "lrn", "batch_norm", "pad_channels")
 PICTURE_CHANNELS = 4  # at most; images of more are what another layer made of a picture
 
 UPSTREAM = "the output's gradient"  # among the operands of a kernel
@@ -57,10 +57,18 @@ def start() -> Engine:
 
 
 class MxnetEngine(Engine):
-    """Operators take their bias along; an LSTM and a batch norm go backwards in one call."""
+    """Operators take their bias along; an LSTM and a batch norm go backwards in one call.
+
+    An optimizer updates several parameters in a call, which costs them more than one by one would
+    if one is large: the threads go through all of them side by side.
+    """
 
     computes_on_caller = False
-    fusion = Fusion({FORWARD: WITH_BIAS, BACKWARD_WEIGHTS: WITH_BIAS}, ONE_BACKWARD_CALL)
+    fusion = Fusion(
+        {FORWARD: WITH_BIAS, BACKWARD_WEIGHTS: WITH_BIAS},
+        ONE_BACKWARD_CALL,
+        updated_together=int(mx.optimizer.SGD().aggregate_num),
+    )
     finish = staticmethod(mx.nd.waitall)
 
     def __init__(self) -> None:
@@ -222,10 +230,10 @@ def _forward(kernel: Kernel, output: Any, tensors: Tensors, training: bool) -> C
 
 def _differentiated(kernel: Kernel, passes: tuple[str, ...]) -> list[str]:
     """The operands, as MXNet has them, whose gradients these passes yield."""
-    names = []
+    names: list[str] = []
     first = kernel.primitives[0]
     if BACKWARD_DATA in passes and BACKWARD_DATA in first.passes:
-        names.append(first.input)
+        names += first.inputs
     if BACKWARD_WEIGHTS in passes and first.kind == "lstm_cell":
         names.append(PACKED)
     elif BACKWARD_WEIGHTS in passes:

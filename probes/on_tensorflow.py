@@ -4,7 +4,8 @@ A kernel is the operator that the graph comes to, called by itself through the e
 same code on the same thread pool, oneDNN's rewrites included.  What the graph optimiser fuses
 (``_FusedConv2D``, say) is called by its own name.  Such a call has a fixed cost of about 15 us,
 most of it Python, where a graph of one operator has one of 100 us; within a larger graph another
-operator costs about 1 us.  In a graph an activation also fuses with the bias right before it,
+operator costs about 1 us.  What takes several operators (a layer normalisation, a GELU) is called
+as a graph of its own.  In a graph an activation also fuses with the bias right before it,
 across layers: its own kernel then has no counterpart.
 
 With the variable KERNELPROF_TENSORFLOW_EAGER=1 networks run op by op instead, gradients from
@@ -25,7 +26,8 @@ import tensorflow as tf
 from tensorflow.python.eager import context, execute
 from tensorflow.python.util import _pywrap_util_port
 
-from .compute_bound import Conv2d, Gemm, LstmCell
+from .attention import Scale
+from .compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
 from .engine import Call, Engine, Unsupported, WholeNetwork
@@ -41,6 +43,7 @@ from .network import Network
 from .oracle import results
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
 from .tensorflow_network import (
+    FIRST_AXES_EXCHANGED,
     OPERATORS,
     PLACES,
     TensorflowNetwork,
@@ -49,6 +52,7 @@ from .tensorflow_network import (
     by_group,
     canonical,
     conv2d_attributes,
+    gelu_erfc,
     lrn_attributes,
     lstm_attributes,
     lstm_matrices,
@@ -85,7 +89,7 @@ class TensorflowEngine(Engine):
         tf.config.threading.set_inter_op_parallelism_threads(1)
         self.graph = os.environ.get("KERNELPROF_TENSORFLOW_EAGER") != "1"
         self.onednn = bool(_pywrap_util_port.IsMklEnabled())
-        self.fusion = Fusion(self._chains(), ("lstm_cell", "batch_norm"))
+        self.fusion = Fusion(self._chains(), ("lstm_cell", "batch_norm", "layer_norm"))
         self.residents = Residents()
 
     def _chains(self) -> dict[str, tuple[tuple[str, ...], ...]]:
@@ -108,6 +112,7 @@ class TensorflowEngine(Engine):
             "activations": "within the product before them" if self.graph else "by themselves",
             "denormals": "flushed to zero",
             "lstm": "BlockLSTM",
+            "layer_norm": "composed as in Keras",
             "embedding_gradient": "dense",
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         }
@@ -150,7 +155,14 @@ class TensorflowEngine(Engine):
     def _forward(self, chain: tuple[Primitive, ...], tensors: Tensors, training: bool) -> Call:
         first = chain[0]
         if len(chain) == 1:
-            return partial(OPERATORS[first.kind](first, self.onednn), tensors)
+            operator = OPERATORS[first.kind](first, self.onednn)
+            if first.kind != "layer_norm" and getattr(first, "function", "") != "gelu":
+                return partial(operator, tensors)
+            names = first.reads[FORWARD]
+            return self.composed(
+                lambda *operands: operator(dict(zip(names, operands))),
+                [tensors[name] for name in names],
+            )
         if isinstance(first, Gemm):
             return _gemm_bias(first, tensors)
         assert isinstance(first, Conv2d)
@@ -180,6 +192,16 @@ class TensorflowEngine(Engine):
             return _execute("_FusedConv2D", 1, [x, t["w"], t["bias"]], listed)
 
         return call
+
+    def composed(self, function: Callable[..., Any], operands: list[Any]) -> Call:
+        """A call of several operators: as a graph of its own, where networks are graphs.
+
+        It leaves out what the public call checks each time, which takes longer than the rest.
+        """
+        if not self.graph:
+            return lambda: function(*operands)
+        graph = tf.function(function, autograph=False).get_concrete_function(*operands)
+        return partial(graph._inference_function.call_flat, *operands, *graph.captured_inputs)
 
     def fetch(self, kernel: Kernel, result: Any) -> Arrays:
         if kernel.passes == (UPDATE,):
@@ -263,6 +285,18 @@ def _gemm_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
 def _gemm_weights(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
     assert isinstance(p, Gemm)
     return partial(ops.MatMul, a=t["a"], b=t["dc"], transpose_a=not p.trans_a)
+
+
+def _batched_gemm_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
+    assert isinstance(p, BatchedGemm)
+    a, b, dc, both = t["a"], t["b"], t["dc"], p.trans_a and p.trans_b
+    first, second = ((b, dc) if p.trans_a else (dc, b)), ((dc, a) if p.trans_b else (a, dc))
+    turned = {"adj_x": both, "adj_y": p.trans_a or not p.trans_b}
+    other = {"adj_x": p.trans_b or not p.trans_a, "adj_y": both}
+    return lambda: [
+        ops.BatchMatMulV2(x=first[0], y=first[1], **turned),
+        ops.BatchMatMulV2(x=second[0], y=second[1], **other),
+    ]
 
 
 def _conv2d_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
@@ -352,11 +386,27 @@ def _bias_weights(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
 
 def _activation_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
     assert isinstance(p, Activation)
-    y = OPERATORS[p.kind](p, engine.onednn)(t)
+    y = OPERATORS[p.kind](p, engine.onednn)(t) if p.function != "gelu" else None
+    if p.function == "gelu":
+        return _gelu_data(engine, t)
     if p.function == "relu":
         return partial(ops.ReluGrad, gradients=t["dy"], features=y)
     function = {"sigmoid": ops.SigmoidGrad, "tanh": ops.TanhGrad}[p.function]
     return partial(function, y=y, dy=t["dy"])
+
+
+def _gelu_data(engine: TensorflowEngine, t: Tensors) -> Call:
+    """What autodiff makes of tf.nn.gelu, from what the forward pass leaves."""
+
+    def gradient(x: Any, half: Any, scaled: Any, erfc: Any, dy: Any) -> Any:
+        power = ops.Exp(x=ops.Neg(x=ops.Square(x=scaled)))
+        slope = ops.Mul(x=ops.Mul(x=ops.Mul(x=dy, y=half), y=power), y=-2 * np.pi**-0.5)
+        through_erfc = ops.Neg(x=ops.Mul(x=slope, y=0.5**0.5))
+        return ops.AddV2(x=ops.Mul(x=ops.Mul(x=dy, y=erfc), y=0.5), y=through_erfc)
+
+    x = t["x"]
+    left = [x, x * 0.5, -x * 0.5**0.5, gelu_erfc(x)]
+    return engine.composed(gradient, [*left, t["dy"]])
 
 
 def _pool2d_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
@@ -423,12 +473,49 @@ def _batch_norm_backward(engine: TensorflowEngine, p: Primitive, t: Tensors) -> 
     )
 
 
+def _layer_norm_backward(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
+    """By autodiff, in a graph that computes anew what the forward pass leaves: a fifth of it."""
+    operator, names = OPERATORS[p.kind](p, engine.onednn), ("x", "gamma", "beta")
+
+    def gradients(*tensors: Any) -> Any:
+        operands, dy = dict(zip(names, tensors)), tensors[-1]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors[:-1])
+            y = operator(operands)
+        return tape.gradient(y, tensors[:-1], output_gradients=dy)
+
+    return engine.composed(gradients, [*(t[name] for name in names), t["dy"]])
+
+
+def _softmax_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
+    def gradient(y: Any, dy: Any) -> Any:
+        along = ops.Sum(input=ops.Mul(x=dy, y=y), axis=[1], keep_dims=True)
+        return ops.Mul(x=ops.Sub(x=dy, y=along), y=y)
+
+    return engine.composed(gradient, [OPERATORS[p.kind](p, engine.onednn)(t), t["dy"]])
+
+
+def _transpose_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
+    return partial(ops.Transpose, x=t["dy"], perm=tf.constant(FIRST_AXES_EXCHANGED))
+
+
+def _scale_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
+    assert isinstance(p, Scale)
+    return partial(ops.Mul, x=t["dy"], y=tf.constant(p.factor))
+
+
 def _dropout_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
     assert isinstance(p, Dropout)
     scale = tf.constant(1 / (1 - p.rate))
     keep = ops.GreaterEqual(x=tf.random.uniform(t["dy"].shape), y=p.rate)
     none, dy = tf.constant(0.0), t["dy"]
     return lambda: ops.Mul(x=ops.SelectV2(condition=keep, t=dy, e=none), y=scale)
+
+
+def _pad_channels_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
+    size = natural_shape(p, "x")
+    begin = tf.constant([0] * len(size))
+    return partial(ops.Slice, input=t["dy"], begin=begin, size=tf.constant(size))
 
 
 def _softmax_loss_data(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Call:
@@ -445,6 +532,7 @@ def _embedding_weights(engine: TensorflowEngine, p: Primitive, t: Tensors) -> Ca
 BACKWARD: dict[tuple[str, str], Callable[[TensorflowEngine, Primitive, Tensors], Call]] = {
     ("gemm", BACKWARD_DATA): _gemm_data,
     ("gemm", BACKWARD_WEIGHTS): _gemm_weights,
+    ("batched_gemm", BACKWARD_DATA): _batched_gemm_data,
     ("conv2d", BACKWARD_DATA): _conv2d_data,
     ("conv2d", BACKWARD_WEIGHTS): _conv2d_weights,
     ("lstm_cell", BACKWARD_DATA): _lstm_backward,
@@ -455,7 +543,13 @@ BACKWARD: dict[tuple[str, str], Callable[[TensorflowEngine, Primitive, Tensors],
     ("lrn", BACKWARD_DATA): _lrn_data,
     ("batch_norm", BACKWARD_DATA): _batch_norm_backward,
     ("batch_norm", BACKWARD_WEIGHTS): _batch_norm_backward,
+    ("layer_norm", BACKWARD_DATA): _layer_norm_backward,
+    ("layer_norm", BACKWARD_WEIGHTS): _layer_norm_backward,
+    ("softmax", BACKWARD_DATA): _softmax_data,
+    ("transpose", BACKWARD_DATA): _transpose_data,
+    ("scale", BACKWARD_DATA): _scale_data,
     ("dropout", BACKWARD_DATA): _dropout_data,
+    ("pad_channels", BACKWARD_DATA): _pad_channels_data,
     ("softmax_loss", BACKWARD_DATA): _softmax_loss_data,
     ("embedding", BACKWARD_WEIGHTS): _embedding_weights,
 }

@@ -13,7 +13,8 @@ from typing import Any, Callable, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812  the name that every torch user knows
 
-from .compute_bound import Conv2d, Gemm
+from .attention import LayerNorm, Scale, Transpose
+from .compute_bound import BatchedGemm, Conv2d, Gemm
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
 from .engine import Call, Engine, Unsupported, WholeNetwork
@@ -23,6 +24,7 @@ from .memory_bound import (
     BatchNorm,
     Dropout,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
     SgdUpdate,
 )
@@ -34,7 +36,7 @@ Tensors = dict[str, Any]  # operand name -> torch.Tensor
 Chain = tuple[Primitive, ...]
 
 # What works element by element, or channel by channel, takes images as they come.
-ANY_SHAPE = ("activation", "add", "batch_norm", "copy", "dropout", "lrn")
+ANY_SHAPE = ("activation", "add", "batch_norm", "copy", "dropout", "lrn", "pad_channels", "scale")
 
 
 def start() -> Engine:
@@ -45,7 +47,7 @@ def start() -> Engine:
 class TorchEngine(Engine):
     """Convolutions and matrix products take their bias along, forwards and backwards."""
 
-    fusion = Fusion({FORWARD: WITH_BIAS, BACKWARD_WEIGHTS: WITH_BIAS}, ("lstm_cell",))
+    fusion = Fusion({FORWARD: WITH_BIAS, BACKWARD_WEIGHTS: WITH_BIAS}, ("lstm_cell", "layer_norm"))
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -118,9 +120,9 @@ def _complete(chain: Chain, tensors: Tensors) -> None:
 
 def _differentiated(kernel: Kernel, passes: tuple[str, ...]) -> list[str]:
     """The operands whose gradients these passes yield."""
-    names = []
+    names: list[str] = []
     if BACKWARD_DATA in passes:
-        names.append(kernel.primitives[0].input)
+        names += kernel.primitives[0].inputs
     if BACKWARD_WEIGHTS in passes:
         names += [name for primitive in kernel.primitives for name in primitive.parameters]
     return names
@@ -176,6 +178,13 @@ def _gemm(chain: Chain, t: Tensors) -> Any:
     return torch.mm(a, b.t() if p.trans_b else b)
 
 
+def _batched_gemm(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, BatchedGemm)
+    a, b = t["a"], t["b"]
+    return torch.bmm(a.mT if p.trans_a else a, b.mT if p.trans_b else b)
+
+
 def _lstm_cell(chain: Chain, t: Tensors) -> Any:
     """The fused LSTM; torch wants two biases, so the second stays zero."""
     weights = [t["wx"], t["wh"], t["bias"], t["recurrent_bias"]]
@@ -190,7 +199,7 @@ def _bias(chain: Chain, t: Tensors) -> Any:
 def _activation(chain: Chain, t: Tensors) -> Any:
     p = chain[0]
     assert isinstance(p, Activation)
-    return getattr(torch, p.function)(t["x"])
+    return F.gelu(t["x"]) if p.function == "gelu" else getattr(torch, p.function)(t["x"])
 
 
 def _pool2d(chain: Chain, t: Tensors) -> Any:
@@ -227,6 +236,29 @@ def _dropout(chain: Chain, t: Tensors) -> Any:
     return F.dropout(t["x"], p.rate)
 
 
+def _softmax(chain: Chain, t: Tensors) -> Any:
+    return F.softmax(t["x"], dim=-1)
+
+
+def _layer_norm(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, LayerNorm)
+    return F.layer_norm(t["x"], (p.features,), t["gamma"], t["beta"], p.epsilon)
+
+
+def _transpose(chain: Chain, t: Tensors) -> Any:
+    """By way of a flat view: without one the gradient would be a view, for which nothing moves."""
+    p = chain[0]
+    assert isinstance(p, Transpose)
+    return t["x"].view(-1).view(p.rows, p.columns, p.size).transpose(0, 1).contiguous()
+
+
+def _scale(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, Scale)
+    return t["x"] * p.factor
+
+
 def _softmax_loss(chain: Chain, t: Tensors) -> Any:
     return F.cross_entropy(t["x"], t["labels"])
 
@@ -236,7 +268,15 @@ def _embedding(chain: Chain, t: Tensors) -> Any:
 
 
 def _add(chain: Chain, t: Tensors) -> Any:
-    return t["x"] + t["other"]
+    x, other = t["x"], t["other"]
+    return x + (other if other.shape == x.shape else other.view(x.shape))  # steps times samples
+
+
+def _pad_channels(chain: Chain, t: Tensors) -> Any:
+    p = chain[0]
+    assert isinstance(p, PadChannels)
+    within_channels = (0, 0) * (t["x"].dim() - 2)
+    return F.pad(t["x"], (*within_channels, 0, p.added))
 
 
 def _copy(chain: Chain, t: Tensors) -> Any:
@@ -248,6 +288,7 @@ OPERATORS: dict[tuple[str, ...], Callable[[Chain, Tensors], Any]] = {
     ("conv2d", "bias"): _conv2d,
     ("gemm",): _gemm,
     ("gemm", "bias"): _gemm,
+    ("batched_gemm",): _batched_gemm,
     ("lstm_cell",): _lstm_cell,
     ("bias",): _bias,
     ("activation",): _activation,
@@ -255,9 +296,14 @@ OPERATORS: dict[tuple[str, ...], Callable[[Chain, Tensors], Any]] = {
     ("lrn",): _lrn,
     ("batch_norm",): _batch_norm,
     ("dropout",): _dropout,
+    ("softmax",): _softmax,
+    ("layer_norm",): _layer_norm,
+    ("transpose",): _transpose,
+    ("scale",): _scale,
     ("softmax_loss",): _softmax_loss,
     ("embedding",): _embedding,
     ("add",): _add,
+    ("pad_channels",): _pad_channels,
     ("copy",): _copy,
 }
 
@@ -314,10 +360,9 @@ class TorchNetwork(WholeNetwork):
             constants.update(self._constants(layer, member, primitive))
         _complete(primitives, constants)
         first = primitives[0]
-        shape = None if first.kind in ANY_SHAPE else first.operand(first.input).shape
-        inputs = (
-            (first.input, sources[0], shape),
-            *(("other", name, None) for name in sources[1:]),
+        inputs = tuple(
+            (name, source, None if first.kind in ANY_SHAPE else first.operand(name).shape)
+            for name, source in zip(first.inputs, sources)
         )
         return Step(partial(OPERATORS[kinds], primitives), constants, inputs, layer.name, drops)
 

@@ -39,8 +39,8 @@ class Result(NamedTuple):
 def results(kernel: Kernel) -> list[Result]:
     """What a kernel yields, in the order of its primitives.
 
-    A forward pass yields only the last output, a backward pass the gradients of the first input
-    and of all parameters, an update the weights as w0, w1, ...
+    A forward pass yields only the last output, a backward pass the gradients of what the first
+    primitive takes from other layers and of all parameters, an update the weights as w0, w1, ...
     """
     if kernel.passes == (UPDATE,):
         return [Result(f"w{place}", place, "w") for place in range(len(kernel.primitives))]
@@ -50,8 +50,7 @@ def results(kernel: Kernel) -> list[Result]:
         return [Result(output, last, output)]
     found = []
     if BACKWARD_DATA in kernel.passes:
-        gradient = f"d{kernel.primitives[0].input}"
-        found.append(Result(gradient, 0, gradient))
+        found += [Result(f"d{name}", 0, f"d{name}") for name in kernel.primitives[0].inputs]
     if BACKWARD_WEIGHTS in kernel.passes:
         for place, primitive in enumerate(kernel.primitives):
             found += [Result(f"d{name}", place, f"d{name}") for name in primitive.parameters]
@@ -104,11 +103,11 @@ class Check:
         return error
 
 
-def relative_error(got: Any, want: Any) -> float:
-    """The largest deviation, relative to the largest element that is wanted."""
+def relative_error(got: Any, want: Any, least: float = 0.0) -> float:
+    """The largest deviation, relative to the largest element that is wanted, or to ``least``."""
     if not want.size:
         return 0.0
-    largest = float(np.max(np.abs(want)))
+    largest = max(float(np.max(np.abs(want))), least)
     deviation = float(np.max(np.abs(got.astype(np.float64).reshape(want.shape) - want)))
     return deviation / largest if largest else deviation
 
@@ -220,10 +219,10 @@ def _linked_sizes(kernel: Kernel) -> list[list[Size]]:
             outputs = before.operand(before.output).axes
             inputs = primitive.operand(primitive.input).axes
             for there, here in zip(outputs, inputs):
+                own.discard(here)  # also where nothing before is cut: channels of a grouped one
                 for group in groups:
                     if (place - 1, there) in group:
                         group.append((place, here))
-                        own.discard(here)
         groups += [[(place, size)] for size in sorted(own)]
     return groups
 

@@ -58,12 +58,14 @@ class Primitive:
     """One kind of arithmetic at one size; subclasses add the sizes as fields.
 
     ``reads`` and ``writes`` name the operands of each pass.  ``input`` and ``output`` are the
-    operands that tie a primitive to the one before and the one after it.
+    operands that tie a primitive to the one before and the one after it; ``second_input`` is what
+    another branch of a network feeds where two meet.
     """
 
     kind: ClassVar[str] = ""
     compute_bound: ClassVar[bool] = False
     input: ClassVar[str] = "x"
+    second_input: ClassVar[str] = ""
     output: ClassVar[str] = "y"
     reads: ClassVar[OperandTable] = {}
     writes: ClassVar[OperandTable] = {}
@@ -100,6 +102,11 @@ class Primitive:
     def passes(self) -> tuple[str, ...]:
         """The passes that do work; a bias, for one, hands its gradient on untouched."""
         return tuple(self.reads)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The operands that other layers of a network compute."""
+        return (self.input, self.second_input) if self.second_input else (self.input,)
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .compute_bound import Conv2d, Gemm, LstmCell
+from .attention import LayerNorm, Scale, Softmax, Transpose
+from .compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from .memory_bound import (
     Activation,
     Add,
@@ -14,6 +15,7 @@ from .memory_bound import (
     Dropout,
     Embedding,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
     SgdUpdate,
     SoftmaxLoss,
@@ -24,15 +26,21 @@ PRIMITIVES: dict[str, type[Primitive]] = {
     "gemm": Gemm,
     "conv2d": Conv2d,
     "lstm_cell": LstmCell,
+    "batched_gemm": BatchedGemm,
     "bias": Bias,
     "activation": Activation,
     "pool2d": Pool2d,
     "lrn": LocalResponseNorm,
     "batch_norm": BatchNorm,
     "dropout": Dropout,
+    "softmax": Softmax,
+    "layer_norm": LayerNorm,
+    "transpose": Transpose,
+    "scale": Scale,
     "softmax_loss": SoftmaxLoss,
     "embedding": Embedding,
     "add": Add,
+    "pad_channels": PadChannels,
     "sgd_update": SgdUpdate,
     "copy": Copy,
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import reference_attention as attention
 from . import reference_compute_bound as compute_bound
 from . import reference_memory_bound as memory_bound
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive, Shape, product
@@ -24,6 +25,10 @@ KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
         FORWARD: compute_bound.gemm_forward,
         BACKWARD_DATA: compute_bound.gemm_backward_data,
         BACKWARD_WEIGHTS: compute_bound.gemm_backward_weights,
+    },
+    "batched_gemm": {
+        FORWARD: compute_bound.batched_gemm_forward,
+        BACKWARD_DATA: compute_bound.batched_gemm_backward_data,
     },
     "conv2d": {
         FORWARD: compute_bound.conv2d_forward,
@@ -60,6 +65,20 @@ KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
         FORWARD: memory_bound.dropout_forward,
         BACKWARD_DATA: memory_bound.dropout_backward_data,
     },
+    "softmax": {
+        FORWARD: attention.softmax_forward,
+        BACKWARD_DATA: attention.softmax_backward_data,
+    },
+    "layer_norm": {
+        FORWARD: attention.layer_norm_forward,
+        BACKWARD_DATA: attention.layer_norm_backward_data,
+        BACKWARD_WEIGHTS: attention.layer_norm_backward_weights,
+    },
+    "transpose": {
+        FORWARD: attention.transpose_forward,
+        BACKWARD_DATA: attention.transpose_backward_data,
+    },
+    "scale": {FORWARD: attention.scale_forward, BACKWARD_DATA: attention.scale_backward_data},
     "softmax_loss": {
         FORWARD: memory_bound.softmax_loss_forward,
         BACKWARD_DATA: memory_bound.softmax_loss_backward_data,
@@ -69,6 +88,10 @@ KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
         BACKWARD_WEIGHTS: memory_bound.embedding_backward_weights,
     },
     "add": {FORWARD: memory_bound.add_forward},
+    "pad_channels": {
+        FORWARD: memory_bound.pad_channels_forward,
+        BACKWARD_DATA: memory_bound.pad_channels_backward_data,
+    },
     "sgd_update": {UPDATE: memory_bound.sgd_update},
     "copy": {FORWARD: memory_bound.copy_forward},
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .compute_bound import Conv2d, Gemm, LstmCell
+from .compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from .primitive import product
 
 if TYPE_CHECKING:
@@ -45,6 +45,26 @@ def gemm_backward_weights(primitive: Gemm, a: Array, dc: Array) -> Array:
     a = a.T if primitive.trans_a else a
     db: Array = np.matmul(dc.T, a) if primitive.trans_b else np.matmul(a.T, dc)
     return db
+
+
+def batched_gemm_forward(primitive: BatchedGemm, a: Array, b: Array) -> Array:
+    """The products op(A) op(B)."""
+    c: Array = np.matmul(
+        a.swapaxes(1, 2) if primitive.trans_a else a, b.swapaxes(1, 2) if primitive.trans_b else b
+    )
+    return c
+
+
+def batched_gemm_backward_data(
+    primitive: BatchedGemm, a: Array, b: Array, dc: Array
+) -> tuple[Array, Array]:
+    """The products dC op(B)^T and op(A)^T dC, stored as A and B are."""
+    a = a.swapaxes(1, 2) if primitive.trans_a else a
+    b = b.swapaxes(1, 2) if primitive.trans_b else b
+    columns = dc.swapaxes(1, 2)
+    da = np.matmul(b, columns) if primitive.trans_a else np.matmul(dc, b.swapaxes(1, 2))
+    db = np.matmul(columns, a) if primitive.trans_b else np.matmul(a.swapaxes(1, 2), dc)
+    return da, db
 
 
 def conv2d_forward(primitive: Conv2d, x: Array, w: Array) -> Array:

@@ -6,11 +6,12 @@ that it writes, in the order of the primitive's tables; only ``sgd_update`` work
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
+from .error_function import erf
 from .memory_bound import (
     Activation,
     Add,
@@ -20,6 +21,7 @@ from .memory_bound import (
     Dropout,
     Embedding,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
     SgdUpdate,
     SoftmaxLoss,
@@ -50,15 +52,38 @@ def activation_forward(primitive: Activation, x: Array) -> Array:
     """The function of every element."""
     if primitive.function == "relu":
         return np.maximum(x, 0)
+    if primitive.function == "gelu":
+        return _normal_share(x) * x
     return sigmoid(x) if primitive.function == "sigmoid" else np.tanh(x)
 
 
-def activation_backward_data(primitive: Activation, y: Array, dy: Array) -> Array:
-    """The upstream gradient times the function's slope, which y tells."""
+def activation_backward_data(primitive: Activation, kept: Array, dy: Array) -> Array:
+    """The upstream gradient times the function's slope, which y tells; that of a GELU, x."""
     if primitive.function == "relu":
-        return dy * (y > 0)
-    slope: Array = y * (1 - y) if primitive.function == "sigmoid" else 1 - y * y
+        return dy * (kept > 0)
+    if primitive.function == "gelu":
+        return dy * _gelu_slope(kept)
+    slope: Array = kept * (1 - kept) if primitive.function == "sigmoid" else 1 - kept * kept
     return dy * slope
+
+
+def _normal_share(x: Array) -> Array:
+    """The share of a standard normal distribution that lies below x."""
+    share = erf(x * 0.5**0.5)
+    share += 1
+    share *= 0.5
+    return share
+
+
+def _gelu_slope(x: Array) -> Array:
+    """The share below x, and x times the density there."""
+    slope = x * x
+    slope *= -0.5
+    np.exp(slope, out=slope)
+    slope *= (2 * np.pi) ** -0.5
+    slope *= x
+    slope += _normal_share(x)
+    return slope
 
 
 def pool2d_forward(primitive: Pool2d, x: Array) -> tuple[Array, Array]:
@@ -217,14 +242,17 @@ def batch_norm_backward_weights(
 
 
 @lru_cache
-def _generator() -> np.random.Generator:
-    return np.random.default_rng()
+def _generator() -> Callable[..., Any]:
+    """Draws from [0, 1); NumPy before 1.17 only in float64, and more slowly."""
+    if not hasattr(np.random, "default_rng"):
+        return np.random.random_sample
+    return partial(np.random.default_rng().random, dtype=np.float32)
 
 
 def dropout_forward(primitive: Dropout, x: Array, mask: Array | None = None) -> tuple[Array, Array]:
     """The kept elements, scaled up, and which they are; drawn unless given."""
     if mask is None:
-        mask = _generator().random(x.shape, np.float32) >= primitive.rate
+        mask = _generator()(x.shape) >= primitive.rate
     return dropout_backward_data(primitive, mask, x), mask
 
 
@@ -271,6 +299,18 @@ def embedding_backward_weights(primitive: Embedding, ids: Array, dy: Array) -> A
 def add_forward(primitive: Add, x: Array, other: Array) -> Array:
     """The sum of two branches."""
     return x + other
+
+
+def pad_channels_forward(primitive: PadChannels, x: Array) -> Array:
+    """The images with channels of zeros after their own."""
+    y = np.zeros(primitive.operand("y").shape, x.dtype)
+    y[:, : primitive.channels] = x
+    return y
+
+
+def pad_channels_backward_data(primitive: PadChannels, dy: Array) -> Array:
+    """The gradients of the images' own channels."""
+    return dy[:, : primitive.channels].copy()
 
 
 def sgd_update(primitive: SgdUpdate, w: Array, dw: Array, v: Array) -> tuple[Array, Array]:

@@ -12,15 +12,17 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from .compute_bound import Conv2d, Gemm, LstmCell
+from .attention import LayerNorm, Scale
+from .compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from .data import Arrays, NetworkData
 from .engine import Unsupported, WholeNetwork
-from .layers import Layer
+from .layers import Heads, Layer, is_image
 from .memory_bound import (
     Activation,
     BatchNorm,
     Dropout,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
 )
 from .network import TRAIN, Network
@@ -33,11 +35,17 @@ Operator = Callable[[Tensors], Any]
 Frame = tuple[int, int, int, int]  # top, bottom, left, right
 
 # What works element by element, or channel by channel, takes values as they come.
-ANY_SHAPE = ("activation", "add", "batch_norm", "copy", "dropout", "lrn")
+ANY_SHAPE = ("activation", "add", "batch_norm", "copy", "dropout", "lrn", "pad_channels", "scale")
+
+FIRST_AXES_EXCHANGED = np.array([1, 0, 2], np.int32)
+
+# What has the channels on an axis of their own.
+CHANNELS_LAST = ("batch_norm", "bias", "conv2d", "lrn", "pad_channels", "pool2d")
 
 # Where operands lie among the results of an operator that has several.
 PLACES = {
     "batch_norm": {"y": 0, "dx": 0, "dgamma": 1, "dbeta": 2},
+    "layer_norm": {"dx": 0, "dgamma": 1, "dbeta": 2},
     "lstm_cell": {"y": 6, "dx": 0, "dw": 3, "dbias": 7},
     "softmax_loss": {"loss": 0},
 }
@@ -77,7 +85,7 @@ def _axes(primitive: Primitive, name: str) -> tuple[int, ...]:
         return (1, 0)
     if primitive.kind == "conv2d" and name in ("w", "dw"):
         return (2, 3, 1, 0)
-    if primitive.kind in ("conv2d", "pool2d", "bias", "batch_norm", "lrn") and len(shape) > 1:
+    if primitive.kind in CHANNELS_LAST and len(shape) > 1:
         return (0, *range(2, len(shape)), 1)
     return tuple(range(len(shape)))
 
@@ -215,6 +223,11 @@ def _gemm(p: Primitive, onednn: bool) -> Operator:
     return lambda t: ops.MatMul(a=t["a"], b=t["b"], transpose_a=p.trans_a)
 
 
+def _batched_gemm(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, BatchedGemm)
+    return lambda t: ops.BatchMatMulV2(x=t["a"], y=t["b"], adj_x=p.trans_a, adj_y=p.trans_b)
+
+
 def _lstm_cell(p: Primitive, onednn: bool) -> Operator:
     assert isinstance(p, LstmCell)
     attributes = lstm_attributes(p)
@@ -245,8 +258,18 @@ def _activation(p: Primitive, onednn: bool) -> Operator:
     assert isinstance(p, Activation)
     if p.function == "relu":
         return lambda t: ops.Relu(features=t["x"])
+    if p.function == "gelu":
+        return lambda t: ops.Mul(x=ops.Mul(x=t["x"], y=0.5), y=gelu_erfc(t["x"]))
     function = {"sigmoid": ops.Sigmoid, "tanh": ops.Tanh}[p.function]
     return lambda t: function(x=t["x"])
+
+
+def gelu_erfc(x: Any) -> Any:
+    """The factor of a GELU that is not x / 2: the complementary error function, as in tf.nn.gelu.
+
+    One less it and twice the normal distribution are the same.
+    """
+    return ops.Erfc(x=ops.Mul(x=ops.Neg(x=x), y=0.5**0.5))
 
 
 def _pool2d(p: Primitive, onednn: bool) -> Operator:
@@ -311,6 +334,38 @@ def _dropout(p: Primitive, onednn: bool) -> Operator:
     return call
 
 
+def _softmax(p: Primitive, onednn: bool) -> Operator:
+    return lambda t: ops.Softmax(logits=t["x"])
+
+
+def _layer_norm(p: Primitive, onednn: bool) -> Operator:
+    """The operators that Keras' layer comes to: TensorFlow has none of its own."""
+    assert isinstance(p, LayerNorm)
+
+    def mean_of_rows(x: Any) -> Any:
+        return ops.Mean(input=x, axis=[1], keep_dims=True)
+
+    def call(t: Tensors) -> Any:
+        x, mean = t["x"], mean_of_rows(t["x"])
+        squares = ops.SquaredDifference(x=x, y=ops.StopGradient(input=mean))
+        inverse = ops.Rsqrt(x=ops.AddV2(x=mean_of_rows(squares), y=p.epsilon))
+        factor = ops.Mul(x=inverse, y=t["gamma"])
+        rest = ops.Sub(x=t["beta"], y=ops.Mul(x=mean, y=factor))
+        return ops.AddV2(x=ops.Mul(x=x, y=factor), y=rest)
+
+    return call
+
+
+def _transpose(p: Primitive, onednn: bool) -> Operator:
+    return lambda t: ops.Transpose(x=t["x"], perm=FIRST_AXES_EXCHANGED)
+
+
+def _scale(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, Scale)
+    factor = tf.constant(p.factor)
+    return lambda t: ops.Mul(x=t["x"], y=factor)
+
+
 def _softmax_loss(p: Primitive, onednn: bool) -> Operator:
     """The mean loss, and the gradient of each row's, which the same operator yields."""
 
@@ -331,6 +386,16 @@ def _add(p: Primitive, onednn: bool) -> Operator:
     return lambda t: ops.AddV2(x=t["x"], y=t["other"])
 
 
+def _pad_channels(p: Primitive, onednn: bool) -> Operator:
+    assert isinstance(p, PadChannels)
+
+    def call(t: Tensors) -> Any:
+        before = [[0, 0]] * (len(t["x"].shape) - 1)
+        return ops.Pad(input=t["x"], paddings=[*before, [0, p.added]])
+
+    return call
+
+
 def _copy(p: Primitive, onednn: bool) -> Operator:
     return lambda t: ops.DeepCopy(x=t["x"])
 
@@ -338,6 +403,7 @@ def _copy(p: Primitive, onednn: bool) -> Operator:
 OPERATORS: dict[str, Callable[[Primitive, bool], Operator]] = {
     "conv2d": _conv2d,
     "gemm": _gemm,
+    "batched_gemm": _batched_gemm,
     "lstm_cell": _lstm_cell,
     "bias": _bias,
     "activation": _activation,
@@ -345,9 +411,14 @@ OPERATORS: dict[str, Callable[[Primitive, bool], Operator]] = {
     "lrn": _lrn,
     "batch_norm": _batch_norm,
     "dropout": _dropout,
+    "softmax": _softmax,
+    "layer_norm": _layer_norm,
+    "transpose": _transpose,
+    "scale": _scale,
     "softmax_loss": _softmax_loss,
     "embedding": _embedding,
     "add": _add,
+    "pad_channels": _pad_channels,
     "copy": _copy,
 }
 
@@ -364,8 +435,7 @@ class Member(NamedTuple):
 
     operator: Operator
     constants: Tensors
-    input: str
-    shape: Shape | None  # in which to view the input
+    inputs: tuple[tuple[str, Shape | None], ...]  # operands, and the shapes to view them in
     place: int | None  # of the output among the results
 
 
@@ -431,13 +501,15 @@ class TensorflowNetwork(WholeNetwork):
         members = []
         primitives = self.network.primitives(layer, self.data.batch, self.mode)
         for member, primitive in enumerate(primitives):
-            shape = None
-            if member == 0 and primitive.kind not in ANY_SHAPE:
-                shape = natural_shape(primitive, primitive.input)
+            as_it_comes = member > 0 or primitive.kind in ANY_SHAPE
+            inputs = tuple(
+                (name, None if as_it_comes else natural_shape(primitive, name))
+                for name in primitive.inputs
+            )
             place = PLACES.get(primitive.kind, {}).get(primitive.output)
             operator = OPERATORS[primitive.kind](primitive, self.onednn)
             constants = self._constants(layer, member, primitive)
-            members.append(Member(operator, constants, primitive.input, shape, place))
+            members.append(Member(operator, constants, inputs, place))
         return tuple(members)
 
     def _constants(self, layer: Layer, member: int, primitive: Primitive) -> Tensors:
@@ -461,7 +533,7 @@ class TensorflowNetwork(WholeNetwork):
     def _image_before(self, layer: Layer, name: str) -> Shape:
         """The shape of the image that a fully connected layer flattens; () where it does not."""
         shape = self.network.shapes[layer.inputs[0]]
-        return shape if name == "b" and len(shape) == 3 else ()
+        return shape if name == "b" and is_image(shape) else ()
 
     def _train_with(self, array: Any, named: Callable[[Any], Arrays]) -> Any:
         variable = tf.Variable(array)
@@ -471,24 +543,18 @@ class TensorflowNetwork(WholeNetwork):
     def _forward(self) -> Any:
         values = {self.network.input.name: self.input.value()}
         for layer, members, sources, drops in self.steps:
-            value = values[sources[0]]
-            for operator, constants, name, shape, place in members:
-                if shape is not None and tuple(value.shape) != shape:
-                    value = tf.reshape(value, shape)
-                tensors = {**constants, name: value}
-                if len(sources) > 1:
-                    tensors["other"] = tf.reshape(values[sources[1]], value.shape)
+            taken = [values[source] for source in sources]
+            for operator, constants, inputs, place in members:
+                tensors = dict(constants)
+                for (name, shape), value in zip(inputs, taken):
+                    tensors[name] = value if shape is None else _viewed(value, shape)
                 result = operator(tensors)
-                value = result if place is None else result[place]
-            values[layer] = self._as_value(layer, value)
+                taken = [result if place is None else result[place]]
+            shape = _value_shape(self.network.shapes[layer], self.data.batch)
+            values[layer] = _viewed(taken[0], shape)
             for source in drops:
                 del values[source]
         return values[layer]
-
-    def _as_value(self, layer: str, value: Any) -> Any:
-        """In the shape that the next layer expects of an image, a vector or a sequence."""
-        shape = _value_shape(self.network.shapes[layer], self.data.batch)
-        return value if tuple(value.shape) == shape else tf.reshape(value, shape)
 
     def _gradients(self) -> tuple[Any, list[Any]]:
         """The loss and all gradients, dense as the definition has them."""
@@ -505,7 +571,7 @@ class TensorflowNetwork(WholeNetwork):
         if self.mode != TRAIN:
             output = self.call().numpy()
             shape = self.network.shapes[self.steps[-1].layer]
-            return {"output": np.moveaxis(output, 3, 1) if len(shape) == 3 else output}
+            return {"output": np.moveaxis(output, 3, 1) if is_image(shape) else output}
         loss, gradients = self._compiled(self._gradients)()
         found = {"loss": loss.numpy()}
         for parameter, gradient in zip(self.trained, gradients):
@@ -550,8 +616,14 @@ def _values(data: Any) -> Any:
     return np.ascontiguousarray(np.moveaxis(data, 1, 3)) if data.ndim == 4 else data
 
 
+def _viewed(value: Any, shape: Shape) -> Any:
+    return value if tuple(value.shape) == shape else tf.reshape(value, shape)
+
+
 def _value_shape(shape: Shape, batch: int) -> Shape:
     """The shape of a layer's output for a batch, from that of one sample in the definition."""
+    if isinstance(shape, Heads):
+        return (batch * shape.heads, shape.rows, shape.columns)
     if len(shape) == 3:
         return (batch, *shape[1:], shape[0])
     if len(shape) == 2:

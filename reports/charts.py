@@ -145,7 +145,15 @@ def save_chart(chart: alt.LayerChart, path: Path) -> None:
         ValueError: another suffix.
     """
     saved = chart.properties(background="white", title=chart.description, width=SAVED_WIDTH)
-    spec = saved.to_dict()
+    save_spec(saved.to_dict(), path)
+
+
+def save_spec(spec: dict[str, Any], path: Path) -> None:
+    """Write a chart as Vega-Lite describes it to a .svg, .png or self-contained .html file.
+
+    Raises:
+        ValueError: another suffix.
+    """
     match path.suffix:
         case ".svg":
             path.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
@@ -206,10 +214,10 @@ def _time_row(case: CaseResult, unit: TimeUnit) -> dict[str, Any]:
 
 
 def _layer_rows(case: CaseResult, unit: TimeUnit) -> Rows:
-    """Each layer starts where the one before ended; calling, which is no layer, comes last."""
+    """Each layer starts where the one before ended; what is no layer, calling say, comes last."""
     steps = [
         (layer.name, layer.kind, layer.engine_s, layer.reference_s) for layer in case.layers
-    ] + [("calling", "dispatch", case.dispatch_s, None)]
+    ] + [(name, "dispatch", seconds, None) for name, seconds in case.beyond_s.items()]
     starts = accumulate((engine_s or 0.0 for _, _, engine_s, _ in steps), initial=0.0)
     return [
         {

@@ -10,6 +10,7 @@ from typing import Any
 from kernelprof.results import SCHEMA, CaseResult, Estimate, FailureResult, LayerResult, Results
 
 from . import bench
+from .context import context_json
 from .sampling import sampling_json
 
 
@@ -28,6 +29,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "primitives": [bench.to_json(one) for one in results.primitives],
             "fitness": results.fitness.to_json() if results.fitness else None,
             "failures": [_failure(failure) for failure in results.failures],
+            "contexts": [context_json(one) for one in results.contexts],
         }
     )
     return report
@@ -57,6 +59,7 @@ def _case(case: CaseResult) -> dict[str, Any]:
         "parameters": case.parameters,
         "flop": case.flop,
         "dispatch_s": case.dispatch_s,
+        "beyond": [{"part": part, "seconds": s} for part, s in case.beyond_s.items()],
         "first_call_s": case.first_call_s,
         **sampling_json(case.sampling),
         "layers": [_layer(layer) for layer in case.layers],

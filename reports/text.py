@@ -12,6 +12,7 @@ from rich.text import Text
 from kernelprof.results import CaseResult, Results
 
 from .bench import bench_lines
+from .context import contexts_table
 from .doctor import fitness_sentences, fitness_table
 from .labels import full_name
 from .lines import printable
@@ -40,6 +41,9 @@ def render(results: Results, console: Console, layers: bool = False) -> None:
     if layers:
         console.print()
         console.print(engines_table(results))
+        if results.contexts:
+            console.print()
+            console.print(contexts_table(results))
         _render_fitness(results, console)
         for case in chain.from_iterable(networks(results).values()):
             console.print()

@@ -25,7 +25,7 @@ BAR_CELL = 4  # of a row
 
 
 def layers_table(case: CaseResult, width: int = WIDE) -> Table:
-    """The layers in the network's order, what calling costs, and their sum beside the measured."""
+    """The layers in the network's order, what comes to them, and their sum beside the measured."""
     unit = layers_unit(case)
     table = text_table("layer", "kind")
     table.title = Text(printable(full_name(case)), style="bold")
@@ -79,7 +79,8 @@ def _closing_rows(
         folded_s = sum(layer.engine_s or 0.0 for layer in folded)
         name = counted(len(folded), "smaller layer")
         yield [name, "", *_time_cells(case, folded_s, None, unit)]
-    yield ["calling", "", *_time_cells(case, case.dispatch_s, None, unit)]
+    for name, seconds in case.beyond_s.items():
+        yield [name, "", *_time_cells(case, seconds, None, unit)]
     if case.predicted:
         cells = _time_cells(case, case.predicted.value_s, case.reference_s, unit)
         yield [Text("predicted", style="bold"), "", *cells]

@@ -45,9 +45,10 @@ from kernelprof.machine import usable_cpus
 from kernelprof.measure import Measurement
 from kernelprof.measured import IMPOSSIBLE
 from kernelprof.plan import Case, Options, StopRule, alone, needed_bytes, primitive_groups
-from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
+from kernelprof.probes.attention import LayerNorm
+from kernelprof.probes.compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from kernelprof.probes.decompose import Fusion, kernels
-from kernelprof.probes.memory_bound import Add, Dropout, Pool2d, SgdUpdate
+from kernelprof.probes.memory_bound import Activation, Add, Dropout, Pool2d, SgdUpdate
 from kernelprof.probes.network import INFER, MODES, TRAIN, Network
 from kernelprof.probes.primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE
 from kernelprof.probes.primitives import PRIMITIVES
@@ -87,7 +88,7 @@ OPTIONS = Options(
     engines=("fake",),
     placements=(usable_cpus()[:1],),
     modes=(INFER,),
-    batch=None,
+    batches=(),
     quick=False,
     budget_s=30.0,
     stop=StopRule(least=3, most=3),
@@ -137,6 +138,10 @@ class TestSizes:
             ),
             ("conv2d", "1x2x9x7:4k3p1x0x2x1", Conv2d(1, 2, 9, 7, 4, (3, 3), (1, 1), (1, 0, 2, 1))),
             ("lstm_cell", "64x256x512x25", LstmCell(64, 256, 512, 25)),
+            ("batched_gemm", "96x128x64x32", BatchedGemm(96, 128, 64, 32)),
+            ("batched_gemm", "2x3x5x7:TN", BatchedGemm(2, 3, 5, 7, trans_a=True)),
+            ("activation", "function=gelu,elements=64", Activation("gelu", 64)),
+            ("layer_norm", "rows=64,features=768", LayerNorm(64, 768)),
             ("add", "elements=4096", Add(4096)),
             ("dropout", "elements=10,rate=1e-1", Dropout(10, rate=0.1)),
             (
@@ -162,6 +167,7 @@ class TestSizes:
     def test_short_forms_are_short(self):
         assert written(Gemm(512, 512, 64, trans_b=True)) == "512x512x64:NT"
         assert written(Conv2d(8, 3, 9, 9, 4, (3, 3), (2, 2), (1, 1, 1, 1))) == "8x3x9x9:4k3s2p1"
+        assert written(BatchedGemm(96, 128, 128, 64, trans_b=True)) == "96x128x128x64:NT"
         assert written(Gemm(2, 3, 5, dtype="float64")) == "m=2,n=3,k=5,dtype=float64"
         assert written(SgdUpdate(64, momentum=0.9)) == "elements=64,momentum=0.9"
 
@@ -189,7 +195,7 @@ class TestSizes:
     @pytest.mark.parametrize(
         ("kind", "text", "reason"),
         [
-            ("fft", "1x1x1", "unknown primitive 'fft'; known: gemm, conv2d, lstm_cell, bias"),
+            ("fft", "1x1x1", "unknown primitive 'fft'; known: gemm, conv2d, lstm_cell"),
             ("gem", "1x1x1", "unknown primitive 'gem'; did you mean gemm? known: gemm, conv2d"),
             ("conv", "1x1x1", "unknown primitive 'conv'; did you mean conv2d? known: gemm"),
             ("lstm", "1x1x1", "unknown primitive 'lstm'; did you mean lstm_cell? known: gemm"),
@@ -216,8 +222,9 @@ class TestSizes:
             ("conv2d", "1x3x9x9:4k3g2", "groups=2 must divide"),
             ("conv2d", "1x3x9x9:4k3p1x2x3", "padding must be 4 whole numbers"),
             ("lstm_cell", "1x2x3", "such as 64x512x512x25"),
+            ("batched_gemm", "2x3x5", "BATCHxMxNxK:NT is needed, such as 96x128x128x64:NT"),
             ("add", "4096", "of the fields elements, dtype"),
-            ("activation", "function=gelu,elements=2", "function must be one of"),
+            ("activation", "function=step,elements=2", "function must be one of"),
             ("dropout", "elements=2,rate=nan", "rate must be a number, got 'nan'"),
             ("dropout", "elements=2,rate=x", "rate must be a number, got 'x'"),
             ("gemm", "8..2x1x1", "8..2 is no range"),

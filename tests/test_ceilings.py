@@ -30,7 +30,7 @@ from kernelprof.ceilings import (
 from kernelprof.errors import KernelprofError, UsageError
 from kernelprof.lockstep import Trace, rates, window_rates
 from kernelprof.machine import this_machine, usable_cpus
-from kernelprof.microkernels import ARRAYS, BASELINE, COPY, READ, TRIAD
+from kernelprof.microkernels import ARRAYS, BASELINE, COPY, READ, TRAFFIC, TRIAD, UPDATE
 from kernelprof.probes.primitive import FLOATS
 from kernelprof.reports.machine import machine_json, machine_tables
 from kernelprof.saturation import Budget, measure_ceilings, raise_ceilings, working_sets
@@ -165,14 +165,17 @@ def test_a_loop_moves_the_bytes_that_it_counts(operation, isa):
     call(kernel, (a, b, c), a.nbytes - kernel.step_bytes, steps)  # and over the end
     places = (np.arange(touched) - kernel.step_bytes // 4) % a.size
     others = np.setdiff1d(np.arange(a.size), places)
-    assert kernel.work * steps == ARRAYS[operation] * touched * 4
+    assert kernel.work * steps == TRAFFIC[operation] * touched * 4
     if operation == READ:
         assert (a == before).all()
         sums = b.view(np.uint32)[: isa.vector_bytes // 4]  # of the last accumulator
         last = words[places].reshape(steps, microkernels.UNROLLED, -1)[:, -1]
         assert (sums == reduce(np.bitwise_xor, last)).all()
         return
-    wanted = b if operation.startswith(COPY) else b + 3 * c
+    if operation == UPDATE:
+        wanted = 3 * b - before
+    else:
+        wanted = b if operation.startswith(COPY) else b + 3 * c
     assert (a[places] == wanted[places]).all()
     assert (a[others] == before[others]).all()
 

@@ -65,7 +65,24 @@ def recurrent() -> Network:
     return Network("recurrent", "made up", tuple(net.layers), 4, 2)
 
 
-CASES = {**NETWORKS, "residual": residual, "plain": plain, "recurrent": recurrent}
+def attending() -> Network:
+    """Attention to another sequence, which is the data itself and branches three times."""
+    net = Builder()
+    data = net.input(5, 6)
+    query = net.fully_connected("query", net.gelu("bend", data), 8)
+    key, value = (net.fully_connected(name, data, 8) for name in ("key", "value"))
+    x = net.add("join", net.attention("attention", query, key, value, head_size=4), query)
+    net.softmax_loss(net.fully_connected("classes", net.layer_norm("norm", x), 7))
+    return Network("attending", "made up", tuple(net.layers), 4, 2)
+
+
+CASES = {
+    **NETWORKS,
+    "residual": residual,
+    "plain": plain,
+    "recurrent": recurrent,
+    "attending": attending,
+}
 
 every_network = pytest.mark.parametrize("name", CASES)
 every_mode = pytest.mark.parametrize("mode", MODES)
@@ -125,7 +142,7 @@ class Flow:
             return {self.values[layer.name, member - 1, before.output]}
         if name == primitive.input:
             return self._outputs(layer.inputs[:1])
-        if name == "other":
+        if name == primitive.second_input and not member:
             return self._outputs(layer.inputs[1:])
         written = {operand for names in primitive.writes.values() for operand in names}
         return {self.values[layer.name, member, name]} if name in written else set()
@@ -307,6 +324,13 @@ def test_gradients_of_forks_are_summed() -> None:
         if kernel.layer == "stem" and BACKWARD_WEIGHTS in kernel.passes
     ]
     assert found.index(sums[-1]) < backward
+
+
+def test_data_that_branches_has_no_gradients_to_sum() -> None:
+    """Nothing before the projections is trained; the queries, read twice, have one sum."""
+    found = kernels(attending(), 3, "train", FUSIONS["torch"])
+    sums = [kernel for kernel in found if not kernel.members and kernel.passes == (FORWARD,)]
+    assert [kernel.layer for kernel in sums] == ["query"]
 
 
 def test_forward_only_in_inference() -> None:

@@ -42,7 +42,7 @@ WORKER_CHECKS = ["threads", "OpenMP runtimes", "memory nodes", "denormals", "pre
 
 
 def options(networks=("fcn-r",), threads="1"):
-    return choose(networks, "numpy", threads, None, "infer", None, None, False, 1, [])
+    return choose(networks, engines="numpy", threads=threads, modes="infer")
 
 
 class TestQuota:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelprof.chains import calls
 from kernelprof.engines import Environment
 from kernelprof.errors import WorkerError
 from kernelprof.launch import (
@@ -22,7 +23,6 @@ from kernelprof.launch import (
     worker_environment,
 )
 from kernelprof.machine import usable_cpus
-from kernelprof.plan import chain
 from kernelprof.probes.wire import Message
 
 FAKE = str(Path(__file__).resolve().parent / "fake_engine.py")
@@ -63,7 +63,7 @@ def start() -> Iterator[Start]:
 
 def build(worker: Worker, timeout_s: float = 60.0, mode: str = "infer") -> Message:
     """Build a tiny network in a worker."""
-    network = chain(1)
+    network = calls(1)
     return worker.ask(
         "build",
         timeout_s,

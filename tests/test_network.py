@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kernelprof.probes.data import NetworkData
-from kernelprof.probes.layers import LAYERS, Activate, FullyConnected, Input, layer_from_json
+from kernelprof.probes.layer_kinds import LAYERS, layer_from_json
+from kernelprof.probes.layers import Activate, FullyConnected, Input
 from kernelprof.probes.network import Builder, Network, NetworkError
 from kernelprof.probes.numpy_network import NumpyNetwork
 
@@ -152,11 +153,11 @@ def test_unknown_or_later_input_is_refused(source: str) -> None:
 
 
 def refused(build: Any, *shape: int) -> str:
-    """The message with which a network of one layer after the data is refused."""
+    """The message with which one layer after the data is refused, as it is added."""
     net = Builder()
-    build(net, net.input(*shape))
+    x = net.input(*shape)
     with pytest.raises(NetworkError) as error:
-        Network("broken", "made up", tuple(net.layers), 1, 1)
+        build(net, x)
     return str(error.value)
 
 
@@ -183,10 +184,27 @@ def refused(build: Any, *shape: int) -> str:
 def test_layers_that_do_not_fit_are_refused(
     build: Any, shape: tuple[int, ...], message: str
 ) -> None:
-    """The message names the network, the layer, and what is wrong."""
+    """The message names the layer, and what is wrong."""
     text = refused(build, *shape)
-    assert text.startswith("broken: layer 'odd': ")
+    assert text.startswith("layer 'odd': ")
     assert message in text
+
+
+def test_a_network_checks_what_no_builder_did() -> None:
+    with pytest.raises(NetworkError, match="broken: layer 'odd': gemm: n must be"):
+        perceptron(FullyConnected("odd", ("data",), -3))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, -8, 8), (2.0,)])
+def test_a_sample_has_sizes(shape: tuple[Any, ...]) -> None:
+    with pytest.raises(NetworkError, match="layer 'data': the sizes of a sample"):
+        Builder().input(*shape)
+
+
+@pytest.mark.parametrize("batches", [(0, 1), (1, -1), (2.0, 1)])
+def test_a_batch_has_samples(batches: tuple[Any, Any]) -> None:
+    with pytest.raises(NetworkError, match=r"broken: (quick_)?batch must be a whole number from 1"):
+        Network("broken", "made up", (Input("data", (), (6,)),), *batches)
 
 
 def test_json_round_trip() -> None:

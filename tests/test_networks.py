@@ -3,13 +3,69 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
 from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
+from kernelprof.probes.memory_bound import Dropout, LocalResponseNorm, PadChannels
 from kernelprof.probes.network import MODES, Network
-from kernelprof.probes.networks import AS_RUN, CANONICAL, NETWORKS
+from kernelprof.probes.networks import AS_RUN, CANONICAL, FURTHER, LATER, NETWORKS
 from kernelprof.probes.primitive import Primitive, product
+
+
+def convolutions_of_resnet_50() -> list[tuple[str, int, int, int, int]]:
+    """Name, input and output channels, kernel and output size: Table 1 of arXiv:1512.03385.
+
+    The image is halved by the 3 x 3 convolution, as in fb.resnet.torch (section 1.7).
+    """
+    found = [("conv1", 3, 64, 7, 112)]
+    channels, before = 64, 56
+    for stage, (width, blocks, size) in enumerate(
+        [(64, 3, 56), (128, 4, 28), (256, 6, 14), (512, 3, 7)], start=2
+    ):
+        for block in range(1, blocks + 1):
+            place = f"{stage}_{block}"
+            found.append((f"reduce{place}", channels, width, 1, before))
+            found.append((f"conv{place}", width, width, 3, size))
+            found.append((f"expand{place}", width, 4 * width, 1, size))
+            if block == 1:
+                found.append((f"project{place}", channels, 4 * width, 1, size))
+            channels, before = 4 * width, size
+    return found
+
+
+def convolutions_of_resnet_56() -> list[tuple[str, int, int, int, int]]:
+    """Section 4.2 of arXiv:1512.03385: 6 n + 2 weighted layers, n = 9."""
+    found = [("conv1", 3, 16, 3, 32)]
+    channels = 16
+    for stage, (width, size) in enumerate([(16, 32), (32, 16), (64, 8)], start=2):
+        for place in (f"{stage}_{block}{half}" for block in range(1, 10) for half in "ab"):
+            found.append((f"conv{place}", channels, width, 3, size))
+            channels = width
+    return found
+
+
+def residual_parameters(
+    convolutions: list[tuple[str, int, int, int, int]], bias: bool, classifier: int
+) -> dict[str, int]:
+    """Each convolution with its normalisation's gamma and beta, and the classifier."""
+    counts = {}
+    for name, inputs, outputs, kernel, _ in convolutions:
+        counts[name] = inputs * outputs * kernel**2 + (outputs if bias else 0)
+        counts[f"{name}_norm"] = 2 * outputs
+    return {**counts, "fc": classifier}
+
+
+def residual_macs(
+    convolutions: list[tuple[str, int, int, int, int]], classifier: int
+) -> dict[str, int]:
+    counts = {
+        name: inputs * outputs * kernel**2 * size**2
+        for name, inputs, outputs, kernel, size in convolutions
+    }
+    return {**counts, "fc": classifier}
+
 
 # Parameters of every layer that has any.
 PARAMETERS = {
@@ -63,6 +119,30 @@ PARAMETERS = {
         "lstm2": 525_312,
         "output": 2_570_000,
     },
+    "fcn-8": {  # section 1.2: six hidden layers
+        "fc1": 54_790_144,
+        **{f"fc{number}": 4_196_352 for number in range(2, 7)},
+        "fc7": 54_814_848,
+    },
+    "alexnet-bvlc": {  # section 1.4: half of the nominal weights where there are two groups
+        "conv1": 34_944,
+        "conv2": 307_456,
+        "conv3": 885_120,
+        "conv4": 663_936,
+        "conv5": 442_624,
+        "fc6": 37_752_832,
+        "fc7": 16_781_312,
+        "fc8": 4_097_000,
+    },
+    "resnet-50": residual_parameters(convolutions_of_resnet_50(), False, 2048 * 1000 + 1000),
+    "resnet-56": residual_parameters(convolutions_of_resnet_56(), True, 64 * 10 + 10),
+    "transformer-encoder": {  # 7,087,872 without the classes: a twelfth of BERT-base's layers
+        **dict.fromkeys(("query", "key", "value", "attention_output"), 768 * 768 + 768),
+        **dict.fromkeys(("attention_norm", "outer_norm"), 2 * 768),
+        "inner": 768 * 3072 + 3072,
+        "outer": 3072 * 768 + 768,
+        "classes": 768 * 9 + 9,
+    },
 }
 TOTALS = {
     "fcn-s": 117_997_696,
@@ -73,6 +153,11 @@ TOTALS = {
     "alexnet-s@tensorflow": 76_009_832,
     "alexnet-r": 85_098,
     "lstm": 6_180_624,
+    "fcn-8": 130_586_752,
+    "alexnet-bvlc": 60_965_224,
+    "resnet-50": 25_557_032,
+    "resnet-56": 855_050,
+    "transformer-encoder": 7_087_872 + 6_921,
 }
 
 # Multiply-adds of one forward pass of one sample, layer by layer.
@@ -136,10 +221,45 @@ MACS = {
         "lstm2": 32 * 1024 * 512,
         "output": 32 * 10_000 * 256,
     },
+    "fcn-8": {  # section 1.2: 130,547,712 in all
+        "fc1": 54_788_096,
+        **{f"fc{number}": 4_194_304 for number in range(2, 7)},
+        "fc7": 54_788_096,
+    },
+    "alexnet-bvlc": {  # section 1.4, column BVLC, crop 224
+        "conv1": 101_616_768,
+        "conv2": 223_948_800,
+        "conv3": 149_520_384,
+        "conv4": 112_140_288,
+        "conv5": 74_760_192,
+        "fc6": 37_748_736,
+        "fc7": 16_777_216,
+        "fc8": 4_096_000,
+    },
+    "resnet-50": residual_macs(convolutions_of_resnet_50(), 2048 * 1000),
+    "resnet-56": residual_macs(convolutions_of_resnet_56(), 64 * 10),
+    "transformer-encoder": {
+        **dict.fromkeys(("query", "key", "value"), 128 * 768 * 768),
+        **dict.fromkeys(("attention_scores", "attention_mixed"), 12 * 128 * 64 * 128),
+        "attention_output": 128 * 768 * 768,
+        **dict.fromkeys(("inner", "outer"), 128 * 768 * 3072),
+        "classes": 128 * 768 * 9,
+    },
 }
+# The products whose input is the data have no data pass; an embedding is no product.
+READING_DATA = {"lstm": 0, "transformer-encoder": 3}
 BATCHES = {"fcn-s": 64, "fcn-r": 1024, "alexnet-s": 16, "alexnet-r": 1024, "lstm": 256}
-BATCHES.update(dict.fromkeys(AS_RUN, 16))
-MOMENTUM = {**dict.fromkeys(NETWORKS, 0.0), "fcn-r": 0.9, "alexnet-r": 0.9, "alexnet-s@mxnet": 0.9}
+BATCHES.update({"fcn-8": 64, "alexnet-bvlc": 16, "resnet-50": 16, "resnet-56": 128})  # 1.2 to 1.7
+BATCHES.update(dict.fromkeys([*LATER, *AS_RUN], 16))
+WITH_MOMENTUM = (
+    "fcn-r",
+    "alexnet-r",
+    "alexnet-bvlc",
+    "resnet-50",
+    "resnet-56",
+    "alexnet-s@mxnet",
+)
+MOMENTUM = {name: 0.9 if name in WITH_MOMENTUM else 0.0 for name in NETWORKS}
 
 # Section 3: GFLOP of a forward pass and of a training step at the CPU batch.
 GFLOP = {
@@ -196,7 +316,7 @@ def test_tables_cover_the_registry() -> None:
 def test_name_batch_and_momentum(name: str) -> None:
     network = NETWORKS[name]()
     assert network.name == name
-    assert "1608.07249" in network.source
+    assert ("1706.03762" if name in LATER else "1608.07249") in network.source
     assert network.batch == BATCHES[name]
     assert 0 < network.quick_batch < network.batch
     assert network.momentum == MOMENTUM[name]
@@ -225,10 +345,10 @@ def test_forward_flop_of_every_layer(name: str) -> None:
 
 @every_network
 def test_flop_at_the_cpu_batch(name: str) -> None:
-    """A training step is three products a layer, two in the first; an embedding is no product."""
+    """A training step is three products a layer, two in the first."""
     network, batch = NETWORKS[name](), BATCHES[name]
     forward = 2 * batch * sum(MACS[name].values())
-    first = 0 if name == "lstm" else 2 * batch * next(iter(MACS[name].values()))
+    first = 2 * batch * sum(list(MACS[name].values())[: READING_DATA.get(name, 1)])
     assert network.flop(batch, "infer") == forward
     assert network.flop(batch, "train") == 3 * forward - first
     rounded = tuple(round(network.flop(batch, mode) / 1e9, 1) for mode in MODES)
@@ -256,6 +376,41 @@ def test_lstm_cells(name: str) -> None:
     found = [p for p in primitives_of(NETWORKS[name]()) if isinstance(p, LstmCell)]
     gates = [(p.batch, 4 * p.hidden_size, p.input_size + p.hidden_size, p.steps) for p in found]
     assert gates == CELLS[name]
+
+
+def test_multiply_adds_of_the_literature() -> None:
+    """Forward, per image, in millions: sections 1.2 and 1.4, torchvision's page of resnet50."""
+    total = {name: NETWORKS[name]().flop(1, "infer") / 2e6 for name in FURTHER}
+    rounded = {name: round(millions) for name, millions in total.items()}
+    assert rounded == {"fcn-8": 131, "alexnet-bvlc": 721, "resnet-50": 4089, "resnet-56": 125}
+
+
+def test_alexnet_of_bvlc() -> None:
+    """Section 1.4: two groups in three convolutions, normalisation of five channels, dropout."""
+    found = primitives_of(NETWORKS["alexnet-bvlc"]())
+    assert [p.groups for p in found if isinstance(p, Conv2d)] == [1, 2, 1, 2, 2]
+    norms = [p for p in found if isinstance(p, LocalResponseNorm)]
+    assert [(p.channels, p.size, p.alpha, p.beta) for p in norms] == [
+        (96, 5, 1e-4, 0.75),
+        (256, 5, 1e-4, 0.75),
+    ]
+    assert [p.rate for p in found if isinstance(p, Dropout)] == [0.5, 0.5]
+    spatial = ("convolution", "pooling")
+    assert sizes("alexnet-bvlc", spatial) == [54, 27, 27, 13, 13, 13, 13, 6]
+
+
+def test_shortcuts() -> None:
+    """Section 1.7: projections where a stage of bottlenecks begins; zeros in ResNet-56."""
+    counts = {
+        name: Counter(layer.kind for layer in NETWORKS[name]().layers)
+        for name in ("resnet-50", "resnet-56")
+    }
+    assert counts["resnet-50"]["convolution"] == 53
+    assert counts["resnet-50"]["add"] == 16
+    assert counts["resnet-56"]["convolution"] == 55
+    assert counts["resnet-56"]["add"] == 27
+    padded = [p for p in primitives_of(NETWORKS["resnet-56"]()) if isinstance(p, PadChannels)]
+    assert [(p.channels, p.added, p.positions) for p in padded] == [(16, 16, 256), (32, 32, 64)]
 
 
 def sizes(name: str, kinds: tuple[str, ...]) -> list[int]:

@@ -197,13 +197,12 @@ class Logged:
 @pytest.fixture(scope="module")
 def logged(logger: Path, folder: Path) -> Iterator[Logged]:
     """Whole networks and kernels, inference and training, of all engines that there are."""
-    networks = [recurrent_network(), convolutional_network()]
     options = Options(
-        networks=tuple(network.name for network in networks),
+        networks=(recurrent_network(), convolutional_network()),
         engines=tuple(installed()),
         placements=(CPUS,),
         modes=MODES,
-        batch=None,
+        batches=(),
         quick=False,
         budget_s=5.0,
         stop=StopRule(least=2, most=2),
@@ -212,7 +211,7 @@ def logged(logger: Path, folder: Path) -> Iterator[Logged]:
     meta = {"kernelprof": "0", "command": "", "started": "", "machine": {}}
     run = RunFile.create(folder / "a.kprof", {**meta, "options": options.to_json()})
     environments = {name: environment(name) for name in options.engines}
-    planned = [group for group in groups(options, networks) if not group.calibration]
+    planned = [group for group in groups(options) if not group.calibration]
     with pytest.MonkeyPatch.context() as variables:
         variables.setenv("NVTX_INJECTION64_PATH", str(logger))
         variables.setenv("NVTX_LOG", str(folder / "run.log"))

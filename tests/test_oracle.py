@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernelprof.probes import oracle
-from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
+from kernelprof.probes.attention import LayerNorm, Scale, Softmax, Transpose
+from kernelprof.probes.compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from kernelprof.probes.data import Arrays, primitive_arrays
 from kernelprof.probes.decompose import Kernel
 from kernelprof.probes.memory_bound import (
@@ -22,6 +23,7 @@ from kernelprof.probes.memory_bound import (
     Dropout,
     Embedding,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
     SgdUpdate,
     SoftmaxLoss,
@@ -39,20 +41,26 @@ from kernelprof.probes.primitives import PRIMITIVES
 SAMPLES: list[Primitive] = [
     Gemm(5, 7, 11),
     Gemm(5, 7, 11, trans_a=True, trans_b=True),
+    BatchedGemm(3, 5, 7, 11, trans_b=True),
     Conv2d(2, 3, 7, 5, 4, (3, 2), (2, 1), (1, 0, 2, 1)),
     Conv2d(2, 4, 7, 5, 6, (3, 3), groups=2),
     LstmCell(3, 5, 2, steps=4),
     Bias(3, 5, 7),
-    *[Activation(function, 23) for function in ("relu", "sigmoid", "tanh")],
+    *[Activation(function, 23) for function in ("relu", "sigmoid", "tanh", "gelu")],
     Pool2d("max", 2, 3, 7, 5, (3, 2), (2, 1)),
     Pool2d("average", 2, 3, 7, 5, (3, 2), (2, 1)),
     LocalResponseNorm(2, 7, 3, alpha=0.5),
     BatchNorm(5, 3, 4, training=True),
     BatchNorm(5, 3, 4),
     Dropout(31, rate=0.3),
+    Softmax(5, 7),
+    LayerNorm(5, 7),
+    Transpose(5, 3, 7),
+    Scale(31),
     SoftmaxLoss(5, 7),
     Embedding(11, 5, 3),
     Add(13),
+    PadChannels(3, 5, 7, added=2),
     SgdUpdate(13, learning_rate=0.1),
     SgdUpdate(13, momentum=0.9, learning_rate=0.1),
     Copy(13),
@@ -223,6 +231,11 @@ def cuttable(draw_: st.DrawFn) -> Kernel:
         (Add(n * m),),
         (SgdUpdate(n * m, momentum=0.9),),
         (SoftmaxLoss(n, m),),
+        (BatchedGemm(n, m, k, 5, draw_(st.booleans()), draw_(st.booleans())),),
+        (Softmax(n, m),),
+        (LayerNorm(n, m),),
+        (Transpose(n, m, k),),
+        (Scale(n * m),),
         (LocalResponseNorm(n, m, k),),
         (BatchNorm(n, m, 3, training=True),),
     ]
@@ -254,6 +267,8 @@ CUT_TO: list[tuple[Any, dict[str, int]]] = [
     ((Gemm(64, 96, 32), FORWARD), {"m": 4, "n": 4}),
     ((Gemm(64, 96, 32), BACKWARD_DATA), {"m": 4, "k": 4}),
     ((Gemm(64, 96, 32), BACKWARD_WEIGHTS), {"n": 4, "k": 4}),
+    ((BatchedGemm(8, 16, 12, 9), FORWARD), {"batch": 4, "m": 4, "n": 4}),
+    ((BatchedGemm(8, 16, 12, 9), BACKWARD_DATA), {"batch": 4, "k": 4}),
     ((Conv2d(8, 16, 9, 9, 12, (3, 3)), FORWARD), {"batch": 4, "out_channels": 4}),
     ((Conv2d(8, 16, 9, 9, 12, (3, 3)), BACKWARD_DATA), {"batch": 4, "in_channels": 4}),
     ((Conv2d(8, 16, 9, 9, 12, (3, 3)), BACKWARD_WEIGHTS), {"in_channels": 4, "out_channels": 4}),
@@ -287,6 +302,7 @@ LARGE = [
     (Gemm(1024, 4096, 2048, trans_b=True), Bias(1024, 4096)),
     (Conv2d(16, 96, 27, 27, 256, (5, 5), padding=(2, 2, 2, 2)), Bias(16, 256, 729)),
 ]
+GROUPED = Conv2d(16, 12, 9, 9, 12, (3, 3), groups=2), Bias(16, 12, 49)
 
 
 @pytest.mark.parametrize("pass_", [FORWARD, BACKWARD_WEIGHTS])
@@ -297,6 +313,17 @@ def test_large_kernels_are_checked_in_part(primitives: tuple[Primitive, ...], pa
     cut = oracle._cut(kernel)
     assert kernel.compute_flop > 10 * oracle.PART_FLOP
     assert oracle.PART_FLOP / 10 < cut.kernel.compute_flop < 3 * oracle.PART_FLOP
+
+
+@pytest.mark.parametrize("pass_", [FORWARD, BACKWARD_WEIGHTS])
+def test_a_bias_has_the_channels_of_its_grouped_convolution(
+    monkeypatch: pytest.MonkeyPatch, pass_: str
+) -> None:
+    """The channels of a group are not cut, and so neither are those of the bias."""
+    monkeypatch.setattr(oracle, "PART_FLOP", 1)
+    kernel = Kernel("layer", GROUPED, (pass_,), (0, 1))
+    arrays = draw(kernel)
+    assert Check(kernel, arrays).verify(computed(kernel, arrays)) < 1e-4
 
 
 @pytest.mark.parametrize("pass_", [FORWARD, BACKWARD_DATA])

@@ -6,24 +6,25 @@ import dataclasses
 
 import pytest
 
-from kernelprof.plan import CALIBRATION_DEPTHS, Case, Options, chain, groups, needed_bytes
+from kernelprof.chains import chains
+from kernelprof.plan import Case, Options, groups, needed_bytes
 from kernelprof.probes.network import INFER, MODES, TRAIN
 from kernelprof.probes.networks import CANONICAL
 
 OPTIONS = Options(
-    networks=tuple(CANONICAL),
+    networks=tuple(make() for make in CANONICAL.values()),
     engines=("torch",),
     placements=((0,), (0, 1)),
     modes=MODES,
-    batch=None,
+    batches=(),
     quick=False,
     budget_s=60.0,
 )
-ALL = [make() for make in CANONICAL.values()]
+CHAINS = list(chains(OPTIONS.networks))
 
 
 def planned(**changed):
-    return groups(dataclasses.replace(OPTIONS, **changed), ALL)
+    return groups(dataclasses.replace(OPTIONS, **changed))
 
 
 def test_calibration_comes_first_at_each_placement():
@@ -31,11 +32,11 @@ def test_calibration_comes_first_at_each_placement():
     found = planned()
     for cpus in OPTIONS.placements:
         here = [group for group in found if group.cpus == cpus]
-        head, rest = here[: len(CALIBRATION_DEPTHS)], here[len(CALIBRATION_DEPTHS) :]
-        assert [group.network.name for group in head] == [f"chain-{n}" for n in CALIBRATION_DEPTHS]
+        head, rest = here[: len(CHAINS)], here[len(CHAINS) :]
+        assert [group.network for group in head] == CHAINS
         assert [group.calibration for group in here] == [True] * len(head) + [False] * len(rest)
         assert {case.engine for group in head for case in group.cases} == {"torch"}
-    assert not found[len(CALIBRATION_DEPTHS)].calibration
+    assert not found[len(CHAINS)].calibration
 
 
 def test_light_networks_come_before_heavy_ones():
@@ -64,19 +65,30 @@ def test_a_chosen_reference_is_measured_whole():
 
 @pytest.mark.parametrize(
     ("changed", "size"),
-    [({}, "batch"), ({"quick": True}, "quick_batch"), ({"batch": 3, "quick": True}, None)],
+    [({}, "batch"), ({"quick": True}, "quick_batch"), ({"batches": (3,), "quick": True}, None)],
 )
 def test_batches(changed, size):
     for group in planned(**changed):
         wanted = getattr(group.network, size) if size else 3
         if group.calibration:
-            wanted = 16
+            wanted = group.network.batch
         assert group.batch == wanted
         assert {case.batch for case in group.cases} == {wanted}
 
 
-def test_no_case_is_planned_twice():
-    cases = [case for group in planned() for case in group.cases]
+def test_several_batches_are_groups_of_their_own():
+    found = [g for g in planned(batches=(64, 8)) if not g.calibration]
+    assert {(g.network.name, g.batch) for g in found} == {
+        (name, batch) for name in CANONICAL for batch in (8, 64)
+    }
+    assert len(found) == 2 * 2 * len(CANONICAL)
+    needs = [needed_bytes(group, "numpy") for group in found]
+    assert needs == sorted(needs)
+
+
+@pytest.mark.parametrize("changed", [{}, {"batches": (1, 2)}])
+def test_no_case_is_planned_twice(changed):
+    cases = [case for group in planned(**changed) for case in group.cases]
     assert len(cases) == len(set(cases))
 
 
@@ -88,8 +100,8 @@ def test_titles():
 
 
 def group_of(name, **changed):
-    chosen = dataclasses.replace(OPTIONS, placements=((0,),), **changed)
-    return groups(chosen, [CANONICAL[name]()])[-1]
+    own = {"networks": (CANONICAL[name](),), "placements": ((0,),)}
+    return groups(dataclasses.replace(OPTIONS, **own, **changed))[-1]
 
 
 def held_bytes(group):
@@ -115,7 +127,7 @@ def held_bytes(group):
 def test_memory_is_estimated_from_above_and_grows_with_the_batch(name, engine, modes):
     needs = []
     for batch in (1, 2, 64, 1024):
-        group = group_of(name, modes=modes, batch=batch)
+        group = group_of(name, modes=modes, batches=(batch,))
         needs.append(needed_bytes(group, engine))
         assert needs[-1] > held_bytes(group)
     assert needs == sorted(set(needs))
@@ -125,10 +137,3 @@ def test_training_needs_more_than_inference():
     for name in CANONICAL:
         infer, train = (needed_bytes(group_of(name, modes=(m,)), "torch") for m in MODES)
         assert train > infer
-
-
-def test_chains_grow_by_equal_steps():
-    flop = [chain(depth).flop(16, TRAIN) for depth in CALIBRATION_DEPTHS]
-    parameters = [chain(depth).parameters() for depth in CALIBRATION_DEPTHS]
-    assert parameters == [depth * (16 * 16 + 16) for depth in CALIBRATION_DEPTHS]
-    assert flop == sorted(set(flop))

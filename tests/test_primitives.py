@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell, window_extent
+from kernelprof.probes.attention import LayerNorm, Scale, Softmax, Transpose
+from kernelprof.probes.compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell, window_extent
 from kernelprof.probes.memory_bound import (
     Activation,
     Add,
@@ -22,6 +23,7 @@ from kernelprof.probes.memory_bound import (
     Dropout,
     Embedding,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
     SgdUpdate,
     SoftmaxLoss,
@@ -34,6 +36,7 @@ from kernelprof.probes.reference import run
 WORKED: list[tuple[Primitive, list[tuple[int, int]]]] = [
     (Gemm(2, 3, 5), [(60, 124)] * 3),
     (Gemm(2, 3, 5, trans_a=True, trans_b=True, dtype="float64"), [(60, 248)] * 3),
+    (BatchedGemm(2, 3, 5, 7), [(420, 568), (840, 1016)]),
     (Conv2d(2, 4, 5, 6, 6, (3, 2), groups=2), [(4320, 1968)] * 3),
     (Conv2d(1, 1, 3, 3, 1, (3, 3), (2, 2), (1, 1, 1, 1)), [(72, 88)] * 3),
     (LstmCell(2, 3, 5, steps=2), [(1280, 928), (1280, 808), (1280, 888)]),
@@ -41,15 +44,21 @@ WORKED: list[tuple[Primitive, list[tuple[int, int]]]] = [
     (Activation("relu", 7), [(7, 56), (7, 84)]),
     (Activation("sigmoid", 7), [(21, 56), (21, 84)]),
     (Activation("tanh", 7, dtype="float64"), [(21, 112), (21, 168)]),
+    (Activation("gelu", 7), [(35, 56), (77, 84)]),
     (Pool2d("max", 2, 3, 5, 5, (3, 3), (2, 2)), [(216, 696)] * 2),
     (Pool2d("average", 2, 3, 5, 5, (3, 3), (2, 2)), [(216, 696)] * 2),
     (LocalResponseNorm(2, 3, 4), [(216, 192), (216, 288)]),
     (BatchNorm(2, 3, 4, training=True), [(120, 240), (120, 300), (120, 216)]),
+    (Softmax(3, 5), [(75, 120), (60, 180)]),
+    (LayerNorm(3, 5), [(105, 160), (150, 200), (75, 160)]),
+    (Transpose(2, 3, 4), [(0, 192)] * 2),
+    (Scale(5, 0.5), [(5, 40)] * 2),
     (Dropout(8), [(16, 64)] * 2),
     (SoftmaxLoss(3, 5), [(60, 88), (60, 84)]),
     (Embedding(4, 10, 3), [(0, 128), (12, 200)]),
     (Embedding(40, 10, 3), [(0, 920), (120, 920)]),
     (Add(5), [(5, 60)]),
+    (PadChannels(2, 3, 5, added=2), [(0, 320), (0, 240)]),
     (SgdUpdate(6), [(12, 72)]),
     (SgdUpdate(6, momentum=0.9), [(24, 120)]),
     (Copy(5), [(0, 40)]),
@@ -153,6 +162,15 @@ def test_gemm_flop_counted(m: int, n: int, k: int) -> None:
     """One multiply-add for each element of the result and each of the sum's terms."""
     terms = list(combinations(range(m), range(n), range(k)))
     assert Gemm(m, n, k).flop("forward") == 2 * len(terms)
+
+
+@given(batch=small, m=small, n=small, k=small)
+def test_batched_gemm_flop_are_those_of_its_products(batch: int, m: int, n: int, k: int) -> None:
+    """One for each matrix forwards, and as many again for each factor's gradient."""
+    primitive, one = BatchedGemm(batch, m, n, k), Gemm(m, n, k).flop("forward")
+    assert primitive.flop("forward") == batch * one
+    assert primitive.flop("backward_data") == 2 * batch * one
+    assert primitive.parameters == ()
 
 
 @given(batch=small, channels=small, outputs=small, groups=small, pad=st.integers(0, 2))
@@ -278,6 +296,7 @@ def test_dtype_that_is_not_computed_in_is_refused(kind: str, wrong: object) -> N
 LABELS: list[tuple[Primitive, str]] = [
     (Gemm(2, 3, 5), "gemm m=2 n=3 k=5"),
     (Gemm(2, 3, 5, trans_a=True, trans_b=True), "gemm m=2 n=3 k=5 trans_a trans_b"),
+    (BatchedGemm(2, 3, 5, 7, trans_b=True), "batched_gemm batch=2 m=3 n=5 k=7 trans_b"),
     (Conv2d(2, 4, 5, 6, 8, (3, 2)), "conv2d 2x4x5x6 to 8, 3x2"),
     (
         Conv2d(2, 4, 9, 9, 8, (3, 3), (2, 2), (1, 1, 1, 1), (2, 2), 2),
@@ -293,6 +312,10 @@ LABELS: list[tuple[Primitive, str]] = [
         "pool2d max 2x3x7x5, 3x3 stride=2 pad=1 ceil",
     ),
     (Activation("relu", 7), "activation relu 7"),
+    (Softmax(3, 5), "softmax 3x5"),
+    (LayerNorm(3, 5), "layer_norm 3x5"),
+    (Transpose(2, 3, 4), "transpose 2x3x4"),
+    (Scale(5, 0.5), "scale 5 factor=0.5"),
     (SgdUpdate(7, momentum=0.9), "sgd_update 7 momentum=0.9"),
 ]
 

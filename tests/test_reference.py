@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, log, tanh
+from math import erf, exp, log, tanh
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
+from kernelprof.probes.attention import LayerNorm, Scale, Softmax, Transpose
+from kernelprof.probes.compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from kernelprof.probes.memory_bound import (
     Activation,
     Add,
@@ -20,6 +21,7 @@ from kernelprof.probes.memory_bound import (
     Dropout,
     Embedding,
     LocalResponseNorm,
+    PadChannels,
     Pool2d,
     SgdUpdate,
     SoftmaxLoss,
@@ -34,6 +36,12 @@ SAMPLES: list[Primitive] = [
     Gemm(3, 5, 7, trans_a=True),
     Gemm(3, 5, 7, trans_b=True),
     Gemm(3, 5, 7, trans_a=True, trans_b=True),
+    BatchedGemm(1, 1, 1, 1),
+    *[
+        BatchedGemm(2, 3, 5, 7, trans_a, trans_b)
+        for trans_a in (False, True)
+        for trans_b in (False, True)
+    ],
     Conv2d(1, 1, 1, 1, 1, (1, 1)),
     Conv2d(2, 3, 5, 7, 4, (1, 1)),
     Conv2d(2, 4, 5, 3, 6, (1, 1), (3, 2), groups=2),
@@ -50,6 +58,7 @@ SAMPLES: list[Primitive] = [
     Activation("relu", 23),
     Activation("sigmoid", 23),
     Activation("tanh", 23),
+    Activation("gelu", 23),
     Pool2d("max", 2, 3, 7, 5, (3, 2), (2, 1)),
     Pool2d("max", 1, 2, 7, 6, (3, 3), (2, 3), (1, 0, 1, 2), ceil=True),
     Pool2d("max", 2, 1, 7, 8, (2, 1), (3, 2)),
@@ -63,11 +72,22 @@ SAMPLES: list[Primitive] = [
     BatchNorm(3, 2, 5, training=True),
     BatchNorm(7, 3, 1, training=True, epsilon=0.1),
     Dropout(31, rate=0.3),
+    Softmax(1, 1),
+    Softmax(5, 7),
+    LayerNorm(1, 3),
+    LayerNorm(5, 7),
+    LayerNorm(3, 2, epsilon=0.1),
+    Transpose(1, 1),
+    Transpose(2, 3),
+    Transpose(3, 2, 5),
+    Scale(13, -0.7),
     SoftmaxLoss(1, 1),
     SoftmaxLoss(5, 7),
     Embedding(11, 5, 3),
     Embedding(3, 17, 1),
     Add(13),
+    PadChannels(2, 3, 5, added=1),
+    PadChannels(3, 1, 2, added=4),
     SgdUpdate(13, learning_rate=0.1),
     SgdUpdate(13, momentum=0.9, learning_rate=0.1),
     Copy(13),
@@ -153,7 +173,12 @@ def logistic(z: float) -> float:
     return 1 / (1 + exp(-z))
 
 
-SCALAR: dict[str, Any] = {"relu": lambda z: max(z, 0), "sigmoid": logistic, "tanh": tanh}
+SCALAR: dict[str, Any] = {
+    "relu": lambda z: max(z, 0),
+    "sigmoid": logistic,
+    "tanh": tanh,
+    "gelu": lambda z: z * (1 + erf(z / 2**0.5)) / 2,
+}
 
 
 def plain_lstm_cell(
@@ -198,6 +223,36 @@ def plain_batch_norm(
     return [y, mean, deviation]
 
 
+def plain_batched_gemm(primitive: BatchedGemm, a: Any, b: Any) -> list[Any]:
+    indices = ("bki" if primitive.trans_a else "bik", "bjk" if primitive.trans_b else "bkj")
+    return [np.einsum(f"{indices[0]},{indices[1]}->bij", a, b)]
+
+
+def plain_softmax(primitive: Softmax, x: Any) -> list[Any]:
+    powers = [[exp(value) for value in row] for row in x]
+    return [[[power / sum(row) for power in row] for row in powers]]
+
+
+def plain_layer_norm(primitive: LayerNorm, x: Any, gamma: Any, beta: Any) -> list[Any]:
+    means = [sum(row) / primitive.features for row in x]
+    deviations = [
+        (sum((value - mean) ** 2 for value in row) / primitive.features + primitive.epsilon) ** 0.5
+        for row, mean in zip(x, means, strict=True)
+    ]
+    y = [
+        [g * (value - mean) / deviation + b for value, g, b in zip(row, gamma, beta, strict=True)]
+        for row, mean, deviation in zip(x, means, deviations, strict=True)
+    ]
+    return [y, means, deviations]
+
+
+def plain_transpose(primitive: Transpose, x: Any) -> list[Any]:
+    y = np.empty((primitive.columns, primitive.rows, primitive.size))
+    for row, column in np.ndindex(primitive.rows, primitive.columns):
+        y[column, row] = x[row, column]
+    return [y]
+
+
 def plain_softmax_loss(primitive: SoftmaxLoss, x: Any, labels: Any) -> list[Any]:
     powers = [[exp(value) for value in row] for row in x]
     probabilities = [[power / sum(row) for power in row] for row in powers]
@@ -214,6 +269,7 @@ def plain_sgd_update(primitive: SgdUpdate, w: Any, dw: Any, v: Any) -> list[Any]
 # in other ways than the kernels say them.
 FORMULAS: dict[str, Any] = {
     "gemm": plain_gemm,
+    "batched_gemm": plain_batched_gemm,
     "conv2d": plain_conv2d,
     "lstm_cell": plain_lstm_cell,
     "bias": lambda _, x, bias: [x + np.einsum("ncp,c->ncp", np.ones_like(x), bias)],
@@ -222,9 +278,16 @@ FORMULAS: dict[str, Any] = {
     "lrn": plain_lrn,
     "batch_norm": plain_batch_norm,
     "dropout": lambda primitive, x, mask: [np.where(mask, x / (1 - primitive.rate), 0), mask],
+    "softmax": plain_softmax,
+    "layer_norm": plain_layer_norm,
+    "transpose": plain_transpose,
+    "scale": lambda primitive, x: [x * primitive.factor],
     "softmax_loss": plain_softmax_loss,
     "embedding": lambda primitive, ids, table: [np.eye(primitive.vocabulary)[ids] @ table],
     "add": lambda _, x, other: [x - -other],
+    "pad_channels": lambda primitive, x: [
+        np.einsum("oc,ncp->nop", np.eye(primitive.channels + primitive.added, x.shape[1]), x)
+    ],
     "sgd_update": plain_sgd_update,
     "copy": lambda _, x: [x],
 }

@@ -8,7 +8,8 @@ from math import log
 import numpy as np
 import pytest
 
-from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
+from kernelprof.probes.attention import LayerNorm, Softmax, Transpose
+from kernelprof.probes.compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from kernelprof.probes.memory_bound import (
     Activation,
     BatchNorm,
@@ -86,6 +87,18 @@ def test_gemm_transposes_agree() -> None:
             np.testing.assert_allclose(values, expected[name], atol=1e-13)
 
 
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("trans_a", [False, True])
+def test_batched_products_are_products(trans_a: bool, trans_b: bool) -> None:
+    """Matrix by matrix, forwards and backwards; the second gradient is that of a gemm's weights."""
+    batched, one = BatchedGemm(4, 3, 5, 7, trans_a, trans_b), Gemm(3, 5, 7, trans_a, trans_b)
+    arrays = run_all(batched, draw(batched))
+    for place in range(4):
+        own = {name: arrays[name][place] for name in ("a", "b", "dc")}
+        for name, values in run_all(one, own).items():
+            np.testing.assert_allclose(arrays[name][place], values, atol=1e-13)
+
+
 def test_lstm_steps_are_chained_cells() -> None:
     """Running T steps is running one step T times, handing on the hidden state and the cell."""
     arrays = run_all(LstmCell(3, 5, 2, steps=4), draw(LstmCell(3, 5, 2, steps=4)))
@@ -101,6 +114,47 @@ def test_saturated_gates_do_not_overflow() -> None:
     x = np.array([-1000, -100, 0, 100, 1000], np.float32)
     y = run(Activation("sigmoid", 5), FORWARD, {"x": x})["y"]
     np.testing.assert_allclose(y, [0, 0, 0.5, 1, 1], atol=1e-12)
+
+
+def test_gelu_far_out_is_a_relu() -> None:
+    """Without a warning, in either precision; its slope at 0 is a half."""
+    x = np.array([-1000.0, -9.0, 0.0, 9.0, 1000.0])
+    for dtype in (np.float32, np.float64):
+        arrays = {"x": x.astype(dtype), "dy": np.ones(5, dtype)}
+        results = run_all(Activation("gelu", 5), arrays)
+        np.testing.assert_allclose(results["y"], [0, 0, 0, 9, 1000], atol=1e-5)
+        np.testing.assert_allclose(results["dx"], [0, 0, 0.5, 1, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_softmax_rows_are_probabilities(shift: float) -> None:
+    """However large the logits; and a row's gradients sum to 0, as a shift changes nothing."""
+    primitive = Softmax(5, 7)
+    arrays = draw(primitive)
+    y = run(primitive, FORWARD, {"x": arrays["x"] + shift})["y"]
+    assert (y > 0).all()
+    np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-14)
+    np.testing.assert_allclose(y, run(primitive, FORWARD, arrays)["y"], rtol=1e-10)
+    np.testing.assert_allclose(run_all(primitive, arrays)["dx"].sum(axis=1), 0, atol=1e-14)
+
+
+def test_layer_norm_normalises() -> None:
+    """Whatever a row's own mean and size: with gamma 1 and beta 0 they become 0 and 1."""
+    primitive = LayerNorm(5, 64, epsilon=1e-12)
+    arrays = {**draw(primitive), "gamma": np.ones(64), "beta": np.zeros(64)}
+    y = run(primitive, FORWARD, {**arrays, "x": 3 * arrays["x"] + 8})["y"]
+    np.testing.assert_allclose(y.mean(axis=1), 0, atol=1e-13)
+    np.testing.assert_allclose(y.std(axis=1), 1, rtol=1e-10)
+    dx = run_all(primitive, arrays)["dx"]
+    np.testing.assert_allclose(dx.sum(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose((dx * arrays["x"]).sum(axis=1), 0, atol=1e-8)
+
+
+def test_transposing_twice_changes_nothing() -> None:
+    arrays = run_all(Transpose(3, 5, 7), draw(Transpose(3, 5, 7)))
+    back = run(Transpose(5, 3, 7), FORWARD, {"x": arrays["y"]})["y"]
+    np.testing.assert_array_equal(back, arrays["x"])
+    np.testing.assert_array_equal(arrays["dx"].swapaxes(0, 1), arrays["dy"])
 
 
 def test_equal_maxima_go_to_the_first() -> None:

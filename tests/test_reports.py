@@ -24,7 +24,7 @@ from .sample_results import OUT_OF_MEMORY, large_results, results_of, sample_res
 
 SCRIPT = "<script>alert(1)</script>"
 NEW_CASE_KEYS = {
-    *("uncovered", "dispatch_s", "first_call_s"),
+    *("uncovered", "dispatch_s", "beyond", "first_call_s"),
     *("measured_mad_s", "measured_least_s", "predicted_mad_s", "predicted_least_s"),
     *("rounds", "processes", "disturbed_rounds", "disturbed_unavoidably"),
     *("stopped_by", "half_width", "asked_half_width"),

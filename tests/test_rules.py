@@ -11,11 +11,14 @@ import pytest
 from kernelprof.engines import ENGINES
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = {room: sorted((ROOT / room).glob("*.py")) for room in ("kernelprof", "probes", "reports")}
+SOURCES = {
+    room: sorted((ROOT / room).rglob("*.py")) for room in ("kernelprof", "probes", "reports")
+}
 PROBES, REPORTS, HOST = (SOURCES[room] for room in ("probes", "reports", "kernelprof"))
 
 # The vocabulary of probes: what the host and the reports may know of what runs in engines.
 VOCABULARY = {
+    "attention",
     "boot",
     "compute_bound",
     "decompose",
@@ -26,6 +29,7 @@ VOCABULARY = {
     "placement",
     "primitive",
     "primitives",
+    "residual_networks",
     "wire",
 }
 MEASURES = {
@@ -37,6 +41,8 @@ MEASURES = {
     "cli_doctor",
     "cli_engines",
     "cli_measure",
+    "cli_predict",
+    "cli_scale",
     "console",
     "debian",
     "deepbench",
@@ -49,11 +55,17 @@ MEASURES = {
     "machinecode",
     "measure",
     "microkernels",
+    "network_file",
+    "network_sources",
+    "onnx_import",
     "plan",
     "runfile",
     "runner",
     "saturation",
+    "scaling_results",
     "sizes",
+    "torch_module",
+    "unmeasured",
 }
 GENERIC_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 

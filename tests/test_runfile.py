@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from kernelprof.chains import calls
 from kernelprof.disturbance import WHOLE, Time
 from kernelprof.errors import UsageError
-from kernelprof.plan import Case, chain
+from kernelprof.plan import Case
 from kernelprof.probes.compute_bound import Gemm
 from kernelprof.probes.network import Network
 from kernelprof.runfile import APPLICATION_ID, SCHEMA, RunFile
 
 META = {"kernelprof": "0", "command": "kernelprof run", "options": {"quick": False}}
-CASE = Case("chain-1", "numpy", (1, 0), 16, "train")
+CASE = Case("chain-calls-1", "numpy", (1, 0), 16, "train")
 KERNEL = {
     "layer": "fc1",
     "primitives": [Gemm(1, 2, 3).to_json()],
@@ -62,7 +63,7 @@ def worker_id(run):
 
 
 def test_what_goes_in_comes_out(run, case_id, worker_id):
-    run.add_network(chain(1).to_json())
+    run.add_network(calls(1).to_json())
     run.describe_case(case_id, 123, [KERNEL, BROKEN])
     run.add_turn(case_id, worker_id, turn_of(0, 1))
     run.stop(case_id, "interval")
@@ -74,7 +75,7 @@ def test_what_goes_in_comes_out(run, case_id, worker_id):
     assert {key: again.meta(key) for key in META} == META
     assert again.meta("nothing") is None
     assert {name: Network.from_json(n) for name, n in again.networks().items()} == {
-        "chain-1": chain(1)
+        "chain-calls-1": calls(1)
     }
     assert again.workers() == [("numpy", (1, 0), {"pid": 7})]
     (stored,) = again.cases()
@@ -138,7 +139,7 @@ def test_a_turn_is_there_or_not(run, case_id, worker_id):
 
 def test_a_case_is_planned_once(run, case_id):
     assert run.add_case(CASE, calibration=False) == case_id
-    other = Case("chain-1", "numpy", (1, 0), 16, "infer")
+    other = Case("chain-calls-1", "numpy", (1, 0), 16, "infer")
     assert run.add_case(other, calibration=True) != case_id
     assert [stored.case for stored in run.cases()] == [CASE, other]
     assert [stored.calibration for stored in run.cases()] == [False, True]

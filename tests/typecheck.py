@@ -17,7 +17,7 @@ def farm(folder: Path) -> None:
     package = folder / "kernelprof"
     package.mkdir()
     for source in (ROOT / "kernelprof").iterdir():
-        if source.suffix in (".py", ".typed"):
+        if source.suffix in (".py", ".typed") or (source / "__init__.py").exists():
             (package / source.name).symlink_to(source)
     for name in ("probes", "reports"):
         (package / name).symlink_to(ROOT / name)

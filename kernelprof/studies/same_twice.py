@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +91,7 @@ def _measured(name: str, seed: int) -> Iterator[tuple[str, int, list[float]]]:
         engines=twice,
         placements=tuple(dict.fromkeys((cpus[:1], cpus))),
         modes=(INFER,),
-        batch=None,
+        batches=(),
         quick=False,
         budget_s=3600.0,
         seed=seed,
@@ -109,8 +109,8 @@ def _measured(name: str, seed: int) -> Iterator[tuple[str, int, list[float]]]:
 
 
 def _network_groups(options: Options) -> list[Group]:
-    asked = Options(**{**vars(options), "primitives": (), "batch": BATCH})
-    planned = groups(asked, [NETWORKS[NETWORK]()])
+    asked = replace(options, networks=(NETWORKS[NETWORK](),), primitives=(), batches=(BATCH,))
+    planned = groups(asked)
     return [group for group in planned if not group.calibration]
 
 
