@@ -18,7 +18,7 @@ from scipy import stats
 
 from kernelprof.analysis import case_results, context_results, failures
 from kernelprof.console import err
-from kernelprof.context import ACTIVATION, BATCH_NORM, WEIGHTS
+from kernelprof.context import ACTIVATION, BATCH_NORM, SUM, WEIGHTS
 from kernelprof.engines import REFERENCE
 from kernelprof.errors import UsageError
 from kernelprof.results import CaseResult, ContextResult, FailureResult
@@ -29,6 +29,7 @@ from kernelprof.studies.publish import publish, table
 from kernelprof.units import duration, magnitude
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+PARTS = ("kernels", "calls", "fused", "copied", "joined")  # of an error
 APART = 0.1  # engines whose times differ by more have to be ranked in the right order
 
 
@@ -41,6 +42,7 @@ class Judged:
     calls: float
     fused: float  # activations and batch norms behind convolutions
     copied: float  # weights, at their update
+    joined: float  # branches, at their sum
 
     @property
     def error(self) -> float:
@@ -88,7 +90,7 @@ def main(
     judged.sort(key=lambda one: -abs(one.error))
     data = {
         "runs": commands,
-        "summary": summary(judged),
+        "summary": summary(engines(judged)),
         "cases": [_case_json(one) for one in judged],
         "contexts": [asdict(one) for one in contexts],
         "failures": [asdict(one) for one in missing],
@@ -111,6 +113,7 @@ def _judged(case: CaseResult) -> Judged:
         case.dispatch_s / whole_s,
         fused_s / whole_s,
         traits_s.get(WEIGHTS, 0.0) / whole_s,
+        traits_s.get(SUM, 0.0) / whole_s,
     )
 
 
@@ -118,6 +121,7 @@ def summary(judged: list[Judged]) -> dict[str, float]:
     """The figures that a study is judged by."""
     errors = [abs(one.error) for one in judged]
     right, pairs = ranking([one.case for one in judged])
+    covered_s = sum(one.time_coverage * one.case.measured.value_s for one in judged)
     return {
         "cases": len(judged),
         "median": float(np.median(errors)),
@@ -125,7 +129,8 @@ def summary(judged: list[Judged]) -> dict[str, float]:
         "worst": max(errors),
         "inside": float(np.mean([one.inside for one in judged])),
         "flop_coverage": min(one.case.coverage for one in judged),
-        "time_coverage": min(one.time_coverage for one in judged),
+        "time_coverage": covered_s / sum(one.case.measured.value_s for one in judged),
+        "least_time_coverage": min(one.time_coverage for one in judged),
         "ranked_right": right,
         "ranked": pairs,
     }
@@ -168,39 +173,44 @@ def _body(
     missing: list[FailureResult],
     commands: list[str],
 ) -> Iterator[str]:
-    found = summary(judged)
-    yield f"""Of {found["cases"]} cases the prediction is off by {_percent(found["median"])} in \
-the median, by {_percent(found["percentile_95"])} at the 95th percentile and by \
-{_percent(found["worst"])} at worst.
+    found = summary(engines(judged))
+    names = _and(_names(engines(judged)))
+    yield f"""Of {found["cases"]} cases in {names} the prediction is off by \
+{_percent(found["median"])} in the median, by {_percent(found["percentile_95"])} at the 95th \
+percentile and by {_percent(found["worst"])} at worst.
 {found["inside"]:.0%} of the measured times lie inside the 90 % interval.  Of {found["ranked"]} \
 pairs of engines whose measured times are more than 10 % apart, {found["ranked_right"]} are ranked \
-in the right order.  Primitives cover at least {found["flop_coverage"]:.1%} of the flop and \
-{found["time_coverage"]:.1%} of the time.
+in the right order.  Primitives cover {found["flop_coverage"]:.1%} of the flop or more in every \
+case; of the time {found["time_coverage"]:.1%} of all cases together, and \
+{found["least_time_coverage"]:.1%} of the case that is covered least.
 
-By engine:
+By engine; the reference, whose NumPy takes fresh memory at each call, is not part of the figures \
+above:
 """
-    engines = dict.fromkeys(sorted(one.case.engine for one in judged))
     yield table(
         ("engine", "cases", "median error", "95th percentile", "worst", "inside"),
-        [_engine_row(name, [o for o in judged if o.case.engine == name]) for name in engines],
+        [
+            _engine_row(name, [o for o in judged if o.case.engine == name])
+            for name in _names(judged)
+        ],
     )
     yield "The intervals, at several levels:\n"
     yield table(
         ("level", "measured times inside"),
-        [(f"{level:.0%}", f"{seen:.0%}") for level, seen in calibration(judged)],
+        [(f"{level:.0%}", f"{seen:.0%}") for level, seen in calibration(engines(judged))],
     )
     yield """## Every case, the bad ones first
 
 What an error is made of, in per cent of the measured time: the sum of all kernels, less the
 measured time; the cost of calling (negative where a kernel by itself pays more); what fusing
-activations and batch norms into convolutions saves; and what copying weights at their update
-costs.  The sum is the error.  What is not split further is what is left of the first column: cold
-weights, the layouts between layers, memory, and the waking of threads.
+activations and batch norms into convolutions saves; what copying weights at their update costs; and
+what joining branches does.  The sum is the error.  What is not split further is what is left of the
+first column: cold weights, the layouts between layers, memory, and the waking of threads.
 """
     yield table(
         (
             *("network", "mode", "engine", "threads", "batch", "measured", "predicted"),
-            *("90 % interval", "error", "kernels", "calls", "fused", "copied", "inside"),
+            *("90 % interval", "error", "kernels", "calls", "fused", "copied", "joined", "inside"),
         ),
         map(_case_row, judged),
     )
@@ -216,6 +226,19 @@ weights, the layouts between layers, memory, and the waking of threads.
             [(m.network, m.engine, str(m.threads), m.mode, m.reason) for m in missing],
         )
     yield "The runs:\n\n" + "\n".join(f"- `{command}`" for command in commands) + "\n"
+
+
+def engines(judged: list[Judged]) -> list[Judged]:
+    """Those of the engines, without the reference; of a run that has nothing else, all."""
+    return [one for one in judged if one.case.engine != REFERENCE] or judged
+
+
+def _names(judged: list[Judged]) -> list[str]:
+    return list(dict.fromkeys(sorted(one.case.engine for one in judged)))
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _engine_row(name: str, own: list[Judged]) -> tuple[str, ...]:
@@ -236,7 +259,7 @@ def _case_row(one: Judged) -> tuple[str, ...]:
         *(case.network, case.mode, case.engine, str(case.threads), str(case.batch)),
         *(duration(case.measured.value_s), duration(case.predicted.value_s)),
         f"{low:+.1%} {high:+.1%}",
-        *(f"{part:+.1%}" for part in (one.error, one.kernels, one.calls, one.fused, one.copied)),
+        *(f"{part:+.1%}" for part in (one.error, *_parts(one).values())),
         "yes" if one.inside else "**no**",
     )
 
@@ -264,9 +287,13 @@ def _case_json(one: Judged) -> dict[str, object]:
         "predicted_low_s": case.predicted.low_s,
         "predicted_high_s": case.predicted.high_s,
         "error": one.error,
-        "parts": {n: getattr(one, n) for n in ("kernels", "calls", "fused", "copied")},
+        "parts": _parts(one),
         "inside": one.inside,
     }
+
+
+def _parts(one: Judged) -> dict[str, float]:
+    return {name: getattr(one, name) for name in PARTS}
 
 
 def _percent(value: float) -> str:
