@@ -48,11 +48,11 @@ def calls(depth: int) -> Network:
 
 
 def image_calls(depth: int, more: str = "") -> Network:
-    """The same with convolutions, and perhaps what stands behind each."""
+    """The same with convolutions, and perhaps what stands behind each; see ``_has_bias``."""
     net = Builder()
     x = net.input(4, 4, 4)
     for number in range(1, depth + 1):
-        x = net.convolution(f"conv{number}", x, 4, kernel=1)
+        x = net.convolution(f"conv{number}", x, 4, kernel=1, bias=_has_bias(more))
         if more:
             x = getattr(net, more)(f"{more}{number}", x)
         x = net.relu(f"relu{number}", x)
@@ -65,7 +65,7 @@ def pointwise(name: str, more: str = "") -> Network:
     net = Builder()
     x = net.input(3, 112, 112)
     for number in range(1, 4):
-        x = net.convolution(f"conv{number}", x, 16, kernel=1)
+        x = net.convolution(f"conv{number}", x, 16, kernel=1, bias=_has_bias(more))
         if more:
             x = getattr(net, more)(f"{more}{number}", x)
     x = net.pool("pool", x, "max", kernel=4, stride=4)
@@ -98,11 +98,12 @@ def residual() -> Network:
     """Blocks of two convolutions around which their input passes by (He et al. 2016)."""
     net = Builder()
     x = net.input(3, 28, 28)
-    x = net.relu("relu", net.batch_norm("norm", net.convolution("conv", x, 32, 3, padding=1)))
+    x = net.convolution("conv", x, 32, kernel=3, padding=1, bias=False)
+    x = net.relu("relu", net.batch_norm("norm", x))
     for block in range(1, 4):
-        y = net.convolution(f"conv{block}a", x, 32, kernel=3, padding=1)
+        y = net.convolution(f"conv{block}a", x, 32, kernel=3, padding=1, bias=False)
         y = net.relu(f"relu{block}a", net.batch_norm(f"norm{block}a", y))
-        y = net.convolution(f"conv{block}b", y, 32, kernel=3, padding=1)
+        y = net.convolution(f"conv{block}b", y, 32, kernel=3, padding=1, bias=False)
         x = net.relu(f"relu{block}", net.add(f"add{block}", net.batch_norm(f"norm{block}b", y), x))
     x = net.pool("pool", x, "average", kernel=28, stride=28)
     return _finished(RESIDUAL, net, x, batch=8)
@@ -114,6 +115,11 @@ def sequence() -> Network:
     x = net.embedding("embedding", net.input(16, vocabulary=2000), 2000, 192)
     x = net.lstm("lstm", x, 192)
     return _finished(SEQUENCE, net, x, batch=32, classes=2000)
+
+
+def _has_bias(more: str) -> bool:
+    """A batch norm takes any bias away again, so convolutions before one have none."""
+    return more != "batch_norm"
 
 
 def _finished(name: str, net: Builder, source: str, batch: int, classes: int = WIDTH) -> Network:

@@ -33,6 +33,8 @@ Key = tuple[str, int, str]  # layer, member, operand
 LSTM_PARAMETERS = ("wx", "wh", "bias")
 PACKED = "parameters"
 
+ONEDNN_BLOCK = 16  # channels that lie together in oneDNN's own layouts, at most
+
 
 def output_of(chain: Chain, symbols: Symbols, training: bool) -> Any:
     """The symbol of a chain.
@@ -227,7 +229,11 @@ def _pad_channels(chain: Chain, s: Symbols) -> Any:
     p = chain[0]
     assert isinstance(p, PadChannels)
     zeros = mx.sym.zeros((p.batch, p.added, 0, 0))  # rows and columns as the images have them
-    return mx.sym.concat(s["x"], zeros, dim=1)
+    joined = mx.sym.concat(s["x"], zeros, dim=1)
+    if p.channels % ONEDNN_BLOCK == 0:
+        return joined
+    # oneDNN cannot cut the gradient amid its blocks of channels; behind this it is in plain order.
+    return mx.sym.slice_axis(joined, axis=0, begin=0, end=None)
 
 
 def _copy(chain: Chain, s: Symbols) -> Any:
