@@ -201,7 +201,26 @@ def residual_network() -> Network:
     return Network("residual", "made up", tuple(net.layers), batch=8, quick_batch=3)
 
 
-MADE_UP = {"branching": branching_network, "residual": residual_network}
+def uneven_network() -> Network:
+    """Channels that fill no whole block of a vectorised layout, and zeros that are added to them.
+
+    oneDNN in MXNet could not cut the gradient there.
+    """
+    net = Builder()
+    x = net.convolution("stem", net.input(3, 24, 24), 20, 3, padding=1, bias=False)
+    x = net.relu("stem_relu", net.batch_norm("stem_norm", x))
+    x = basic_block(net, "1", x, 20, halves=False, bias=False)
+    x = basic_block(net, "2", x, 40, halves=True, bias=False)
+    x = net.pool("pool", x, "average", kernel=12, stride=12)
+    net.softmax_loss(net.fully_connected("classes", x, 7))
+    return Network("uneven", "made up", tuple(net.layers), batch=6, quick_batch=6)
+
+
+MADE_UP = {
+    "branching": branching_network,
+    "residual": residual_network,
+    "uneven": uneven_network,
+}
 
 
 def known_network(name: str) -> Network:
