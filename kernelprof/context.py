@@ -51,10 +51,11 @@ class Showing(NamedTuple):
     most: float
 
 
+# In this order: each is learned with those before it known.
 SHOWN_BY = {
+    WEIGHTS: Showing(PRODUCTS, "", 0.0, 2.0),
     ACTIVATION: Showing(ACTIVATED, PLAIN, -1.0, 0.0),
     BATCH_NORM: Showing(NORMALISED, PLAIN, -1.0, 0.0),
-    WEIGHTS: Showing(PRODUCTS, "", 0.0, 2.0),
     SUM: Showing(RESIDUAL, "", 0.0, 100.0),  # layouts that differ are made alike, and again after
 }
 LEAST_ROUNDS = 5  # of a chain, to learn from it

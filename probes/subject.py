@@ -15,7 +15,7 @@ from .engine import Call, Engine, WholeNetwork
 from .failure import failure_of
 from .network import TRAIN
 from .oracle import Check, WrongResultError
-from .primitive import UPDATE
+from .primitive import UPDATE, WARM
 from .ranges import Ranges
 from .rotation import Rotation
 from .wire import Message
@@ -236,8 +236,9 @@ class Subject:
         a compute-bound one takes hangs on its weights, which the network finds cold.
         """
         kernel, timed = self.kernels[index], self.timed[index]
-        if timed.calls == 1 and not kernel.compute_flop and kernel.passes != (UPDATE,):
-            self._time(timed)
+        touches = self.rotation.cache == WARM and not kernel.compute_flop
+        if touches and timed.calls == 1 and kernel.passes != (UPDATE,):
+            self.warm_ns += self._time(timed)
         self.timed[index], sample = self._lengthened(self.timed[index])
         return sample
 

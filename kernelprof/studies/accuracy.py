@@ -184,7 +184,7 @@ in the right order.  Primitives cover {found["flop_coverage"]:.1%} of the flop o
 case; of the time {found["time_coverage"]:.1%} of all cases together, and \
 {found["least_time_coverage"]:.1%} of the case that is covered least.
 
-By engine; the reference, whose NumPy takes fresh memory at each call, is not part of the figures \
+By engine; the reference is no engine of the survey, and not part of the figures \
 above:
 """
     yield table(
