@@ -11,6 +11,7 @@ from typing import Any, Callable
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
 from .network import Network
+from .spans import ProfiledCall
 
 Call = Callable[[], Any]
 
@@ -44,6 +45,14 @@ class WholeNetwork:
         Like the gradients, each has the shape and the order that the primitive's operand has.
         """
         raise NotImplementedError
+
+    def profile(self, calls: int) -> list[ProfiledCall]:
+        """So many of its calls, each under the engine's own profiler.
+
+        Raises:
+            Unsupported: the engine has none.
+        """
+        raise Unsupported("this engine has no profiler")
 
 
 class Engine:

@@ -23,6 +23,7 @@ from .decompose import Kernel
 from .engine import Engine
 from .failure import failure_of
 from .network import Network
+from .observer import Observer, page_fault_ns
 from .placement import pin_busiest, return_memory, run_ns, thread_cpus, unpin, wait_until_idle
 from .primitive import WARM
 from .primitives import primitive_from_json
@@ -45,6 +46,7 @@ class Worker:
         self.watch = Watch(self.cpus)
         self.computing: tuple[int, ...] = ()  # threads that have a CPU of their own
         self.subjects: dict[str, Subject] = {}
+        self.observer: Observer | None = None
         self.verbs: dict[str, Callable[..., Message]] = {
             "facts": self.facts,
             "build": self.build,
@@ -53,6 +55,9 @@ class Worker:
             "check_kernel": self.check_kernel,
             "check_network": self.check_network,
             "check_update": self.check_update,
+            "observe": self.observe,
+            "profile": self.profile,
+            "repeat": self.repeat,
         }
 
     def serve(self, channel: Channel) -> None:
@@ -162,8 +167,27 @@ class Worker:
         """Hold the weights after training steps against the oracle's."""
         return {"errors": update_errors(self.engine, Network.from_json(network), batch, seed)}
 
+    def observe(self, network: Message, batch: int, mode: str, seed: int) -> Message:
+        """Build a whole network to look at, instead of the one before."""
+        self.observer = None
+        gc.collect()
+        asked = Network.from_json(network), batch, mode, seed
+        self.observer = Observer(self.engine, self.cpus, *asked)
+        return {"page_fault_ns": page_fault_ns(), **self.observer.describe()}
+
+    def profile(self, calls: int) -> Message:
+        """Calls of what is observed, under the engine's own profiler and without it."""
+        assert self.observer is not None, "observe first"
+        return self.observer.profile(calls)
+
+    def repeat(self, calls: int, least_s: float = 0.0) -> Message:
+        """Calls of what is observed, between marks in what the process prints."""
+        assert self.observer is not None, "observe first"
+        return self.observer.repeat(calls, least_s)
+
     def drop(self, subjects: list[str] | None = None) -> Message:
         """Forget subjects and free their memory."""
+        self.observer = None
         for name in subjects or list(self.subjects):
             self.subjects.pop(name, None)
         gc.unfreeze()

@@ -1,0 +1,35 @@
+"""What an engine's own profiler tells of a call of a network: spans of time, by layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# What a span's own time is spent on: all of it that no span within it covers.
+KERNEL = "kernel"  # the arithmetic of a layer, forwards or backwards
+COPY = "copy"  # moving data from one place or layout to another
+ALLOCATION = "allocation"
+UPDATE = "update"  # of the weights
+DISPATCH = "dispatch"  # finding out what to run next: Python, a graph's executor, a wrapper
+WHATS = (KERNEL, COPY, ALLOCATION, UPDATE, DISPATCH)
+
+
+class Span(NamedTuple):
+    """One operation within a call, in nanoseconds since the call began.
+
+    ``name`` is the engine's own for it, and ``layer`` that of the network's layer, or nothing.  On
+    one thread spans nest.  A profiler that tells sums alone has them one after another.
+    """
+
+    name: str
+    layer: str
+    what: str
+    start_ns: int
+    end_ns: int
+    thread: int = 0
+
+
+class ProfiledCall(NamedTuple):
+    """One call of a network under a profiler, which slows it down."""
+
+    duration_ns: int
+    spans: list[Span]
