@@ -131,7 +131,7 @@ class Environment:
     engine: str
     python: str
     adapter: str
-    variables: dict[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str | None] = field(default_factory=dict)  # None takes one away
     site: Path | None = None
     python27: bool = False
 

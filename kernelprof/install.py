@@ -151,7 +151,7 @@ def _try_out(name: str, kind: Kind, tell: Tell) -> None:
     made = made_environment(name, kind)
     done = subprocess.run(
         [*made.interpreter(home()), "-c", f"import {name}"],
-        env={**os.environ, **made.variables},
+        env={**os.environ, **{n: v for n, v in made.variables.items() if v is not None}},
         capture_output=True,
         text=True,
         check=False,

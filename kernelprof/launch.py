@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kernelprof.python27 import TranslationError, write_package
 START_TIMEOUT_S = 180.0
 HAND_OVER_S = 3.0
 STDERR_TAIL_LINES = 12
+Variables = Mapping[str, str | None]  # of the environment; None takes one out of it
 SIGNALLED = 128  # plus the signal's number is the exit status of what a signal ended
 
 # One thread count for every pool that an engine may bring along, each fixed before it is imported.
@@ -61,7 +63,7 @@ class Worker:
         self,
         environment: Environment,
         cpus: tuple[int, ...],
-        variables: dict[str, str] | None = None,
+        variables: Variables | None = None,
     ) -> None:
         """Start the process on the given CPUs, as many threads as CPUs in every pool.
 
@@ -83,7 +85,7 @@ class Worker:
             raise
 
     def _start(
-        self, command: list[str], variables: dict[str, str]
+        self, command: list[str], variables: Variables
     ) -> tuple[subprocess.Popen[bytes], Channel]:
         requests_read, requests_write = os.pipe()
         answers_read, answers_write = os.pipe()
@@ -129,10 +131,26 @@ class Worker:
         Raises:
             WorkerError: the worker answered with a failure, crashed, or did not answer in time.
         """
+        self.begin(verb, **arguments)
+        return self.finish(verb, timeout_s)
+
+    def begin(self, verb: str, **arguments: Any) -> None:
+        """Send a request; the worker is at it while the host does something else.
+
+        Raises:
+            WorkerError: the worker crashed.
+        """
         try:
             self._channel.send({"do": verb, **arguments})
         except OSError:
             raise self._crashed() from None
+
+    def finish(self, verb: str, timeout_s: float) -> Message:
+        """Wait for the answer to the request that was begun.
+
+        Raises:
+            WorkerError: the worker answered with a failure, crashed, or did not answer in time.
+        """
         return self._receive(timeout_s, verb)
 
     def _receive(self, timeout_s: float, doing: str) -> Message:
@@ -161,10 +179,14 @@ class Worker:
         tail = self.stderr_tail()
         return WorkerError("crash", f"the worker ended with {how}" + (f": {tail}" if tail else ""))
 
+    def printed(self) -> str:
+        """All that the worker or its engine printed; it goes on printing at the end of it."""
+        size = os.fstat(self._stderr.fileno()).st_size
+        return os.pread(self._stderr.fileno(), size, 0).decode(errors="replace")
+
     def stderr_tail(self) -> str:
-        """The last lines that the worker or its engine printed."""
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        """The last lines of it."""
+        lines = self.printed().strip().splitlines()
         return "\n".join(lines[-STDERR_TAIL_LINES:])
 
     def close(self) -> None:
@@ -205,8 +227,9 @@ def misplacement(facts: Message, cpus: tuple[int, ...], pool: int | None) -> str
     return None
 
 
-def worker_environment(threads: int, variables: dict[str, str]) -> dict[str, str]:
+def worker_environment(threads: int, variables: Variables) -> dict[str, str]:
     """The host's environment with every pool set to ``threads``, then the engine's variables."""
     environment = {k: v for k, v in os.environ.items() if k not in DROPPED_VARIABLES}
     environment.update(dict.fromkeys(POOL_VARIABLES, str(threads)))
-    return {**environment, **FIXED_VARIABLES, **variables}
+    wanted = {**environment, **FIXED_VARIABLES, **variables}
+    return {name: value for name, value in wanted.items() if value is not None}

@@ -314,7 +314,7 @@ class Measurement:
             raise WorkerError("placement", wrong)
         return answers
 
-    def _variables(self, engine: str) -> dict[str, str]:
+    def _variables(self, engine: str) -> dict[str, str | None]:
         """What the user sets for an engine: in engines.toml, and for this run."""
         environment = self.environments[engine]
         own = environment.variables if environment is not None else {}

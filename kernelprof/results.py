@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kernelprof.fitness import Fitness
 
+FORETOLD_SLACK = 0.25  # by which an actual saving may differ from the one foretold
 SCHEMA = 1  # of the JSON report; keys may be added within a schema, never changed
 
 
@@ -116,11 +118,68 @@ class LayerResult:
     flop: int
     least_flop: int  # without a convolution's products with its padding, which no engine computes
     ceiling_s: float | None = None  # what the machine needs at least, where its ceilings are known
+    in_network_s: float | None = None  # within the network, as the engine's own profiler tells
 
     @property
     def primitives(self) -> tuple[str, ...]:
         """The labels of the layer's primitives, each once, in the order of their first pass."""
         return tuple(dict.fromkeys(label for k in self.kernels for label in k.primitives))
+
+
+@dataclass(frozen=True)
+class LedgerPart:
+    """A part of the measured time of a network, of one layer or of none."""
+
+    part: str
+    seconds: float
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Seconds that a change saves per call, with their interval."""
+
+    value_s: float
+    low_s: float
+    high_s: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A named cause of slowness in one case.
+
+    ``seconds`` is what a call would take less without it, from a counterfactual: its part of the
+    ledger, or kernels timed with the change.  Where neither is known it is None, and ``at_most_s``
+    bounds it.  ``change`` are the environment variables that take the cause away (None: unset).
+    """
+
+    cause: str
+    seconds: float | None
+    at_most_s: float
+    evidence: tuple[str, ...]
+    remedy: str
+    change: tuple[tuple[str, str | None], ...] = ()
+    foretold: Saving | None = None  # by kernels that were timed with the change
+    actual: Saving | None = None  # of the whole network with the change
+
+    @property
+    def confirmed(self) -> bool | None:
+        """Whether trying the change moved the time as foretold; None where it was not tried."""
+        if self.actual is None or self.seconds is None:
+            return None
+        slack_s = FORETOLD_SLACK * self.seconds
+        near = self.actual.low_s - slack_s <= self.seconds <= self.actual.high_s + slack_s
+        return self.actual.low_s > 0 and near
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found of a case: where its time goes, why, and what could not be looked at."""
+
+    ledger: tuple[LedgerPart, ...]
+    profiler_share: float
+    findings: tuple[Finding, ...]
+    missing: Mapping[str, str]  # kind of evidence -> why it is not there
 
 
 @dataclass(frozen=True)
@@ -147,6 +206,7 @@ class CaseResult:
     layers: tuple[LayerResult, ...]
     ceiling_s: float | None = None  # the sum of the layers' ones
     traits_s: dict[str, float] = field(default_factory=dict)  # what each adds to the prediction
+    diagnosis: Diagnosis | None = None  # where `kernelprof diagnose` looked
 
     @property
     def beyond_s(self) -> dict[str, float]:

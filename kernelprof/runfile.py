@@ -2,7 +2,7 @@
 
 Schema history:
 1  first
-2  circumstances by sample, cold operands
+2  circumstances by sample, cold operands; since then also evidence, where something was diagnosed
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ CREATE TABLE samples (
 CREATE TABLE failures (
     case_id INTEGER PRIMARY KEY REFERENCES cases, kind TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE spent (what TEXT PRIMARY KEY, ns INTEGER NOT NULL);
+"""
+EVIDENCE = """
+CREATE TABLE IF NOT EXISTS evidence (
+    case_id INTEGER NOT NULL REFERENCES cases, kind TEXT NOT NULL, content TEXT NOT NULL,
+    PRIMARY KEY (case_id, kind))
 """
 
 
@@ -324,6 +329,26 @@ class RunFile:
         """Kind and reason by case id."""
         rows = self._db.execute("SELECT case_id, kind, reason FROM failures ORDER BY case_id")
         return {case_id: (kind, reason) for case_id, kind, reason in rows}
+
+    def add_evidence(self, case_id: int, kind: str, content: Any) -> None:
+        """Record what was seen of a case in a pass of its own, instead of what was seen before."""
+        with self._transaction() as db:
+            db.execute(EVIDENCE)
+            row = (case_id, kind, json.dumps(content))
+            db.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?)", row)
+
+    def evidence(self, case_id: int) -> dict[str, Any]:
+        """What was seen of a case, by its kind."""
+        if not self._has_evidence:
+            return {}
+        rows = self._db.execute("SELECT kind, content FROM evidence WHERE case_id = ?", (case_id,))
+        return {kind: json.loads(content) for kind, content in rows}
+
+    @property
+    def _has_evidence(self) -> bool:
+        """Whether something was diagnosed: only then is there a table."""
+        tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'evidence'"
+        return self._db.execute(tables).fetchone() is not None
 
     def stop(self, case_id: int, reason: str) -> None:
         """Record that a case is complete, and what ended its rounds."""

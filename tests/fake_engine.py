@@ -2,7 +2,9 @@
 
 An adapter given by path, so it is loaded into the package of the probes and imports from there.
 A kernel takes FAKE_KERNEL_NS + flop / FAKE_FLOP_PER_NS; a network the sum of its kernels and
-FAKE_CALL_NS + FAKE_DISPATCH_NS for each of them.
+FAKE_CALL_NS + FAKE_DISPATCH_NS for each of them, FAKE_FEED_NS for its input, FAKE_COPY_NS before
+the kernels of convolutions, and FAKE_SLOW_NS for those of the layer FAKE_SLOW_LAYER.  Its profiler
+takes FAKE_PROFILER_NS for each operation.
 
 FAKE_CRASH, FAKE_HANG, FAKE_UNSUPPORTED, FAKE_WRONG and FAKE_MEMORY name the kind of a primitive
 whose kernels crash, hang, ...; for FAKE_MEMORY it may be "network".  FAKE_CRASH_TURN and
@@ -26,6 +28,8 @@ from .engine import Call, Engine, Unsupported, WholeNetwork
 from .network import Network
 from .numpy_network import NumpyNetwork
 from .on_numpy import NumpyEngine
+from .primitive import UPDATE as UPDATE_PASS
+from .spans import COPY, KERNEL, UPDATE, ProfiledCall, Span
 
 SCOPES_OF_BUILDING = 2  # a subject is built in one scope and warmed up in another
 
@@ -132,17 +136,36 @@ class FakeNetwork(WholeNetwork):
         if os.environ.get("FAKE_MEMORY") == "network":
             run_out()
         time.sleep(float(os.environ.get("FAKE_BUILD_S", "0")))
-        parts = kernels(network, data.batch, mode, FakeEngine.fusion)
+        self.kernels = kernels(network, data.batch, mode, FakeEngine.fusion)
         self.reference = NumpyNetwork(network, mode, data)
         self.parameters = self.reference.parameters + number("PARAMETERS")
-        self.ns = (
-            sum(map(kernel_ns, parts))
-            + number("CALL_NS", 100_000)
-            + number("DISPATCH_NS", 5_000) * len(parts)
-        )
 
     def call(self) -> Any:
-        return wait(self.ns)
+        return wait(self.planned(0)[-1].end_ns)
+
+    def profile(self, calls: int) -> list[ProfiledCall]:
+        spans = self.planned(number("PROFILER_NS", 2_000))
+        return [ProfiledCall(spans[-1].end_ns, spans[:-1]) for _ in range(calls)]
+
+    def planned(self, profiler_ns: int) -> list[Span]:
+        """What happens when, and at last the end of all."""
+        spans: list[Span] = []
+        now = number("CALL_NS", 100_000) + number("FEED_NS")
+        for kernel in self.kernels:
+            now += number("DISPATCH_NS", 5_000) + profiler_ns
+            kind = kernel.primitives[0].kind
+            slow_ns = number("SLOW_NS") if os.environ.get("FAKE_SLOW_LAYER") == kernel.layer else 0
+            what = UPDATE if kernel.passes == (UPDATE_PASS,) else KERNEL
+            parts = [(what, kernel_ns(kernel) + slow_ns)]
+            if kind == "conv2d" and number("COPY_NS"):
+                parts.insert(0, (COPY, number("COPY_NS")))
+            for what, ns in parts:
+                spans.append(Span(kind, kernel.layer, what, now, now + ns))
+                now += ns
+        return [*spans, Span("end", "", KERNEL, now, now)]
 
     def evaluate(self) -> Arrays:
         return self.reference.evaluate()
+
+    def weights(self) -> Arrays:
+        return self.reference.weights()

@@ -1,0 +1,1 @@
+"""Why a network is slow in an engine: where its time goes, causes, and their proof."""

@@ -1,0 +1,164 @@
+"""Gather evidence about cases of a run: each kind in a pass of its own, and never while timing.
+
+Two workers look at all cases of an engine at a placement, one after another: in the first the
+engine's own profiler runs, and stacks are sampled; the second makes its libraries print what they
+call.  What cannot be had is recorded with its reason, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kernelprof.chains import CALLS
+from kernelprof.diagnosis import hardware_counters, stacks
+from kernelprof.diagnosis.verbose import VERBOSE_VARIABLES, section
+from kernelprof.engines import Environment
+from kernelprof.errors import KernelprofError, WorkerError
+from kernelprof.launch import Variables, Worker
+from kernelprof.probes.wire import Message
+from kernelprof.runfile import RunFile, StoredCase
+
+# Kinds of evidence.
+PROFILE, VERBOSE, STACKS, COUNTERS = "profile", "verbose", "stacks", "counters"
+FACTS, SEEN = "facts", "seen"  # of the worker; what was seen without a profiler
+MISSING = "missing"  # kind of evidence -> why it is not there
+CALLS_PROFILED = 4
+TINY_CALLS_PROFILED = 20
+STACKS_S, COUNTERS_S = 1.5, 1.0
+REPEAT_MARGIN_S = 1.0  # a sampler needs a while to start
+PATIENCE_S = 600.0
+SEED = 1
+MOST_OF_BANNER = 20_000
+MOST_PRINTED = 2_000_000  # characters of a call that are kept; one of ResNet-50 has half a million
+
+NO_VARIABLES: Variables = {}
+Look = Callable[[Worker, StoredCase, Message], None]
+Step = tuple[StoredCase, Look, Variables]
+Tell = Callable[[str, float], None]
+
+
+@dataclass
+class Gatherer:
+    """Looks at cases, and writes what it sees into their run file."""
+
+    run: RunFile
+    environments: Mapping[str, Environment]
+    variables: Mapping[str, Variables] = field(default_factory=dict)  # that a run set, by engine
+    again: bool = False
+    keep: Path | None = None  # a folder for flame graphs
+    tell: Tell = lambda what, share: None
+
+    def gather(self, cases: list[StoredCase]) -> None:
+        """Look at those cases that nothing is known of yet, and at their engines' tiny chains."""
+        batches = list(_by_placement(self._lacking(cases)))
+        for place, batch in enumerate(batches):
+            chains = self._lacking(self._tiny_chains(batch))
+            steps: list[Step] = [
+                *((stored, self._profile, NO_VARIABLES) for stored in chains),
+                *((stored, self._profile_and_sample, NO_VARIABLES) for stored in batch),
+                *((stored, self._print, VERBOSE_VARIABLES) for stored in batch),
+            ]
+            for step, stored in enumerate(self._look(steps)):
+                done = (place + step / len(steps)) / len(batches)
+                self.tell(f"{stored.case.title}: looking", done)
+
+    def _lacking(self, cases: Iterable[StoredCase]) -> list[StoredCase]:
+        return [c for c in cases if self.again or not self.run.evidence(c.id)]
+
+    def _tiny_chains(self, cases: list[StoredCase]) -> list[StoredCase]:
+        """Those of the same engine, placement and modes."""
+        wanted = {(c.case.engine, c.case.cpus, c.case.mode) for c in cases}
+        return [
+            stored
+            for stored in self.run.cases()
+            if stored.calibration
+            and stored.case.network.startswith(CALLS)
+            and (stored.case.engine, stored.case.cpus, stored.case.mode) in wanted
+        ]
+
+    def _look(self, steps: Iterable[Step]) -> Iterator[StoredCase]:
+        """Take the steps, all that want the same variables with one worker while it lives."""
+        worker: Worker | None = None
+        having: Variables | None = None
+        try:
+            for stored, look, variables in steps:
+                yield stored
+                try:
+                    if worker is None or not worker.alive or having != variables:
+                        worker = self._other_worker(worker, stored, variables)
+                        having = variables
+                    look(worker, stored, self._observe(worker, stored))
+                except WorkerError as error:
+                    self._miss(stored, PROFILE if having == NO_VARIABLES else VERBOSE, error)
+        finally:
+            if worker is not None:
+                worker.close()
+
+    def _other_worker(
+        self, before: Worker | None, stored: StoredCase, variables: Variables
+    ) -> Worker:
+        if before is not None:
+            before.close()
+        engine = stored.case.engine
+        own: Variables = {**self.variables.get(engine, {}), **variables}
+        return Worker(self.environments[engine], stored.case.cpus, own)
+
+    def _observe(self, worker: Worker, stored: StoredCase) -> Message:
+        case = stored.case
+        return worker.ask(
+            "observe",
+            PATIENCE_S,
+            network=self.run.networks()[case.network],
+            batch=case.batch,
+            mode=case.mode,
+            seed=SEED,
+        )
+
+    def _profile(self, worker: Worker, stored: StoredCase, seen: Message) -> None:
+        calls = TINY_CALLS_PROFILED if stored.calibration else CALLS_PROFILED
+        profile = worker.ask("profile", PATIENCE_S, calls=calls)
+        self.run.add_evidence(stored.id, PROFILE, {**seen, **profile})
+
+    def _profile_and_sample(self, worker: Worker, stored: StoredCase, seen: Message) -> None:
+        """The profiler, and then what looks in from outside while the network is called."""
+        facts = worker.ask("facts", PATIENCE_S)
+        self.run.add_evidence(stored.id, FACTS, facts)
+        try:
+            self._profile(worker, stored, seen)
+        except WorkerError as error:
+            if not worker.alive:
+                raise
+            self.run.add_evidence(stored.id, SEEN, seen)
+            self._miss(stored, PROFILE, error)
+        for kind, seconds, sample in (
+            (STACKS, STACKS_S, stacks.sample),
+            (COUNTERS, COUNTERS_S, hardware_counters.count),
+        ):
+            worker.begin("repeat", calls=1, least_s=seconds + REPEAT_MARGIN_S)
+            try:
+                self.run.add_evidence(stored.id, kind, sample(facts["pid"], seconds).to_json())
+            except KernelprofError as error:
+                self._miss(stored, kind, error)
+            finally:
+                worker.finish("repeat", PATIENCE_S)
+
+    def _print(self, worker: Worker, stored: StoredCase, seen: Message) -> None:
+        """One call, while the libraries print what they do."""
+        worker.ask("repeat", PATIENCE_S, calls=1)
+        printed = worker.printed()
+        banner, call = printed[:MOST_OF_BANNER], section(printed)
+        self.run.add_evidence(stored.id, VERBOSE, {"banner": banner, "call": call[:MOST_PRINTED]})
+
+    def _miss(self, stored: StoredCase, kind: str, error: Exception) -> None:
+        missing = self.run.evidence(stored.id).get(MISSING, {})
+        self.run.add_evidence(stored.id, MISSING, {**missing, kind: str(error)})
+
+
+def _by_placement(cases: Iterable[StoredCase]) -> Iterator[list[StoredCase]]:
+    """The cases of each engine and placement."""
+    found: dict[tuple[str, tuple[int, ...]], list[StoredCase]] = {}
+    for stored in cases:
+        found.setdefault((stored.case.engine, stored.case.cpus), []).append(stored)
+    yield from found.values()
