@@ -12,6 +12,7 @@ from typing import Any
 from kernelprof.bench_results import bench_engines, primitive_results
 from kernelprof.ceilings import Ceilings
 from kernelprof.context import ChainSamples, Context, kinds, learned, misfit
+from kernelprof.diagnosis.examination import diagnosed
 from kernelprof.measured import REFUSED, Measured, known_ceilings, load, reference_of
 from kernelprof.plan import Case
 from kernelprof.probes.layers import Layer
@@ -44,7 +45,7 @@ def results(run: RunFile) -> Results:
         quick=bool(run.meta("options")["quick"]),
         machine=run.meta("machine"),
         engines=_engines(run),
-        cases=tuple(case_results(run)),
+        cases=tuple(diagnosed(run, list(case_results(run)))),
         failures=tuple(failures(run)),
         primitives=tuple(primitive_results(run)),
         fitness=run_fitness(run),

@@ -14,6 +14,7 @@ import typer
 from kernelprof import (
     __version__,
     cli_bench,
+    cli_diagnose,
     cli_doctor,
     cli_engines,
     cli_measure,
@@ -223,6 +224,7 @@ def run(
 
 app.command()(cli_bench.bench)
 app.command()(cli_predict.predict)
+app.command()(cli_diagnose.diagnose)
 app.command()(cli_scale.scale)
 
 

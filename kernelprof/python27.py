@@ -48,8 +48,8 @@ SAME_METHODS = set(
 )
 SAME_MODULES = set(
     "collections contextlib copy ctypes functools gc importlib itertools json logging "
-    "operator os os.path platform resource signal sys threading time traceback types warnings "
-    "weakref".split()
+    "mmap operator os os.path platform resource shutil signal sys tempfile threading time "
+    "traceback types warnings weakref".split()
 )
 OTHER_BUILTINS = {
     "OSError": "EnvironmentError",  # the IOError of an open is no OSError there

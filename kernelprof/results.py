@@ -150,7 +150,8 @@ class Finding:
 
     ``seconds`` is what a call would take less without it, from a counterfactual: its part of the
     ledger, or kernels timed with the change.  Where neither is known it is None, and ``at_most_s``
-    bounds it.  ``change`` are the environment variables that take the cause away (None: unset).
+    bounds it.  ``change`` are the environment variables that take the cause away (None: unset);
+    one that acts ``between_kernels`` shows in whole networks only.
     """
 
     cause: str
@@ -159,6 +160,7 @@ class Finding:
     evidence: tuple[str, ...]
     remedy: str
     change: tuple[tuple[str, str | None], ...] = ()
+    between_kernels: bool = False
     foretold: Saving | None = None  # by kernels that were timed with the change
     actual: Saving | None = None  # of the whole network with the change
 

@@ -310,6 +310,15 @@ class RunFile:
         )
         return times_of(Sample(*row) for row in rows)
 
+    def faults(self, case_id: int) -> dict[int, float]:
+        """Page faults of a call, in the mean over all samples, by place."""
+        rows = self._db.execute(
+            "SELECT place, avg(1.0 * minor_faults / calls) FROM samples WHERE case_id = ?"
+            " GROUP BY place",
+            (case_id,),
+        )
+        return dict(rows.fetchall())
+
     def call_ns(self, case_id: int) -> Rounds:
         """Nanoseconds per call, by round and place, of disturbed samples too."""
         times = self.times(case_id)

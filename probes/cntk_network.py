@@ -29,9 +29,12 @@ from .memory_bound import (
 )
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape, product
+from .spans import ProfiledCall
+from .spans_cntk import Owners, layers_of_nodes, node_timing, profiled_call
 
 CPU = cntk.cpu()
 ALL_AXES = cntk.Axis.all_axes()
+MOVERS = ("pad_channels", "transpose")  # primitives that move data and do nothing else
 Nodes = dict[str, Any]  # operand name -> a CNTK variable or function
 
 
@@ -338,6 +341,7 @@ class CntkNetwork(WholeNetwork):
         self.trained: dict[tuple[str, int, str], tuple[Primitive, Any]] = {}
         self.arguments: dict[Any, Any] = {}
         self.rows = 1
+        self.nodes: Nodes = {}  # layer -> its output
         self.output = self._graph()
         self.parameters = sum(product(p.shape) for _, p in self.trained.values())
         self.results = {self.output.output: None}
@@ -348,7 +352,8 @@ class CntkNetwork(WholeNetwork):
             self.trainer = cntk.Trainer(None, (self.output,), [sgd])
 
     def _graph(self) -> Any:
-        nodes: Nodes = {self.network.input.name: self._input()}
+        nodes = self.nodes
+        nodes[self.network.input.name] = self._input()
         for layer in self.network.layers[1:]:
             node = nodes[layer.inputs[0]]
             if isinstance(self.network.shapes[layer.name], Heads):
@@ -433,6 +438,20 @@ class CntkNetwork(WholeNetwork):
             gradient = to_numpy(gradients[parameter])
             arrays[".".join(map(str, key))] = canonical(primitive, key[2], gradient)
         return arrays
+
+    def profile(self, calls: int) -> list[ProfiledCall]:
+        layers = self.network.layers
+        chains = {
+            layer.name: self.network.primitives(layer, self.data.batch, self.mode)
+            for layer in layers
+        }
+        movers = frozenset(
+            name for name, chain in chains.items() if any(p.kind in MOVERS for p in chain)
+        )
+        # Beside the graph's nodes there are a trainer's, which sum up the loss.
+        owners = Owners(layers_of_nodes(self.nodes), layers[-1].name, movers)
+        with node_timing(cntk_py):
+            return [profiled_call(cntk_py, self.call, owners) for _ in range(calls)]
 
     def weights(self) -> Arrays:
         return {

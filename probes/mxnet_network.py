@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Callable
 
 import mxnet as mx
@@ -23,6 +27,8 @@ from .memory_bound import (
 )
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape, product
+from .spans import ProfiledCall
+from .spans_mxnet import Owners, nodes_of, profiled, recorded
 
 Symbols = dict[str, Any]  # operand name -> mxnet.symbol.Symbol
 Tensors = dict[str, Any]  # operand name -> mxnet.nd.NDArray
@@ -34,6 +40,10 @@ LSTM_PARAMETERS = ("wx", "wh", "bias")
 PACKED = "parameters"
 
 ONEDNN_BLOCK = 16  # channels that lie together in oneDNN's own layouts, at most
+
+# Whether an executor hands the engine many operators as one; read when it is bound.
+BULKING = ("MXNET_EXEC_BULK_EXEC_INFERENCE", "MXNET_EXEC_BULK_EXEC_TRAIN")
+WARM_UP_CALLS = 3
 
 
 def output_of(chain: Chain, symbols: Symbols, training: bool) -> Any:
@@ -330,7 +340,9 @@ class Graph:
         for layer in self.network.layers[1:]:
             primitives = self.network.primitives(layer, self.data.batch, self.mode)
             inputs = [values[name] for name in layer.inputs]
-            values[layer.name] = self._layer(layer, primitives, inputs) if primitives else inputs[0]
+            with mx.name.Prefix(f"{layer.name}/"):  # by which a profile is told apart
+                output = self._layer(layer, primitives, inputs) if primitives else inputs[0]
+            values[layer.name] = output
         return values[self.network.layers[-1].name]
 
     def _input(self, name: str) -> Any:
@@ -397,8 +409,11 @@ class MxnetNetwork(WholeNetwork):
 
     def __init__(self, network: Network, mode: str, data: NetworkData) -> None:
         graph = Graph(network, mode, data)
+        self.network = network
+        self.mode = mode
         self.training = mode == TRAIN
-        self.executor = bound(graph.symbol, graph.tensors, graph.gradients)
+        self.bound = partial(bound, graph.symbol, graph.tensors, graph.gradients)
+        self.executor = self.bound()
         self.shapes = {key: data.parameters[key].shape for key in graph.trained}
         self.trained = list(graph.trained.values())
         self.gradients = list(graph.by.values())
@@ -414,6 +429,28 @@ class MxnetNetwork(WholeNetwork):
         self.executor.backward(self.upstream)
         self.update(self.places, self.gradients, self.trained)
         return None
+
+    def profile(self, calls: int) -> list[ProfiledCall]:
+        """Through an executor of its own: of operators in bulk the profiler sees but one.
+
+        It has the same arrays and the same graph; one by one the operators are no slower, but for
+        what the engine does between them.
+        """
+        usual = self.executor
+        try:
+            with _one_by_one():
+                self.executor = self.bound()
+            for _ in range(WARM_UP_CALLS):
+                self._finished_call()
+            owners = Owners(self.network, self.mode, nodes_of(self.executor.debug_str()))
+            windows, events = recorded(self._finished_call, calls)
+        finally:
+            self.executor = usual
+        return profiled(windows, events, owners)
+
+    def _finished_call(self) -> None:
+        self.call()
+        mx.nd.waitall()
 
     def evaluate(self) -> Arrays:
         (output,) = self.executor.forward(self.training)
@@ -431,3 +468,18 @@ class MxnetNetwork(WholeNetwork):
             ".".join(map(str, key)): tensor.asnumpy().reshape(shape)
             for (key, shape), tensor in zip(self.shapes.items(), tensors)
         }
+
+
+@contextmanager
+def _one_by_one() -> Iterator[None]:
+    """Executors that are bound meanwhile hand over each operator by itself."""
+    before = {name: os.environ.get(name) for name in BULKING}
+    os.environ.update(dict.fromkeys(BULKING, "0"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

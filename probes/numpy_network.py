@@ -5,24 +5,32 @@ In float32 it is the numpy engine's network; in float64 the oracle of every othe
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable
 
 import numpy as np
 
 from .data import Arrays, NetworkData, Parameters
-from .engine import WholeNetwork
+from .engine import Call, WholeNetwork
 from .layers import Layer
-from .memory_bound import SgdUpdate
+from .memory_bound import Add, SgdUpdate
 from .network import TRAIN, Network
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
 from .reference import run
+from .spans import DISPATCH, KERNEL, ProfiledCall, Span
+from .spans import UPDATE as UPDATING
 
 
 class NumpyNetwork(WholeNetwork):
     """Layers in order, then backwards; values flow through dictionaries, one per primitive."""
 
     def __init__(self, network: Network, mode: str, data: NetworkData, dtype: str = "float32"):
+        self.run: Callable[[str, Primitive, str, Arrays], Arrays] = _run
         self.network = network
+        self.forwards: Iterable[Layer] = network.layers[1:]
+        self.backwards: Iterable[Layer] = tuple(reversed(network.layers[1:]))
         self.mode = mode
         self.dtype = dtype
         self.data = _cast(data.input, dtype)
@@ -61,6 +69,13 @@ class NumpyNetwork(WholeNetwork):
         loss, gradients = self._gradients()
         return {"loss": loss, **{".".join(map(str, key)): g for key, g in gradients.items()}}
 
+    def profile(self, calls: int) -> list[ProfiledCall]:
+        stopwatch, twin = Stopwatch(), copy.copy(self)
+        twin.run = stopwatch.run
+        twin.forwards = Laps(stopwatch, self.forwards)
+        twin.backwards = Laps(stopwatch, self.backwards)
+        return [stopwatch.call(twin.call) for _ in range(calls)]
+
     def weights(self) -> Arrays:
         return {".".join(map(str, key)): array.copy() for key, array in self.trained.items()}
 
@@ -68,7 +83,7 @@ class NumpyNetwork(WholeNetwork):
         """The output of the last layer, and all values for the way back."""
         outputs: Arrays = {self.network.input.name: self.data}
         states: dict[str, list[Arrays]] = {}
-        for layer in self.network.layers[1:]:
+        for layer in self.forwards:
             states[layer.name], outputs[layer.name] = self._run_layer(layer, outputs)
             self._drop_unread(layer, outputs)
         return outputs[self.network.layers[-1].name], states
@@ -80,7 +95,7 @@ class NumpyNetwork(WholeNetwork):
             state = self._operands(layer, member, primitive)
             for name, value in zip(primitive.inputs, values):
                 state[name] = value.reshape(primitive.operand(name).shape)
-            state.update(run(primitive, FORWARD, state))
+            state.update(self.run(layer.name, primitive, FORWARD, state))
             values = [state[primitive.output]]
             states.append(state if self.mode == TRAIN else {})
         return states, values[0]
@@ -107,7 +122,7 @@ class NumpyNetwork(WholeNetwork):
         loss, states = self._forward()
         gradients: Parameters = {}
         arriving: Arrays = {}
-        for layer in reversed(self.network.layers[1:]):
+        for layer in self.backwards:
             gradient = arriving.pop(layer.name, None)
             for member in reversed(range(len(self.primitives[layer.name]))):
                 primitive = self.primitives[layer.name][member]
@@ -128,7 +143,7 @@ class NumpyNetwork(WholeNetwork):
         passes = self.network.passes(layer, primitive, TRAIN)
         for pass_ in (BACKWARD_DATA, BACKWARD_WEIGHTS):
             if pass_ in passes:
-                state.update(run(primitive, pass_, state))
+                state.update(self.run(layer.name, primitive, pass_, state))
         if BACKWARD_DATA in primitive.passes:
             return state.get(f"d{primitive.input}")
         return gradient
@@ -139,14 +154,63 @@ class NumpyNetwork(WholeNetwork):
         for operand, name in zip(first.inputs, layer.inputs):
             own = state.get(f"d{operand}", gradient)
             if name in arriving:
-                arriving[name] = arriving[name].reshape(-1) + own.reshape(-1)
+                both = {"x": arriving[name].reshape(-1), "other": own.reshape(-1)}
+                arriving[name] = self.run(name, Add(own.size), FORWARD, both)["y"]
             elif name in self.needing_gradients:
                 arriving[name] = own
 
     def _update(self, key: tuple[str, int, str], gradient: Any) -> None:
         update = SgdUpdate(gradient.size, self.network.momentum, self.network.learning_rate)
         weights = self.trained[key].reshape(-1)
-        run(update, UPDATE, {"w": weights, "dw": gradient.reshape(-1), "v": self.velocity[key]})
+        state = {"w": weights, "dw": gradient.reshape(-1), "v": self.velocity[key]}
+        self.run(key[0], update, UPDATE, state)
+
+
+class Stopwatch:
+    """Times the steps of a network, for NumPy has no profiler."""
+
+    def __init__(self) -> None:
+        self.began_ns = 0
+        self.spans: list[Span] = []
+
+    def call(self, call: Call) -> ProfiledCall:
+        """Call a network that runs its passes here."""
+        self.spans = []
+        self.began_ns = time.perf_counter_ns()
+        call()
+        return ProfiledCall(time.perf_counter_ns() - self.began_ns, self.spans)
+
+    def run(self, layer: str, primitive: Primitive, pass_: str, state: Arrays) -> Arrays:
+        """One pass of a layer's primitive."""
+        started = time.perf_counter_ns()
+        results = _run(layer, primitive, pass_, state)
+        what = UPDATING if pass_ == UPDATE else KERNEL
+        self.stop(f"{primitive.kind} {pass_}", layer, what, started)
+        return results
+
+    def stop(self, name: str, layer: str, what: str, started: int) -> None:
+        """End a span that was started at that reading of the clock."""
+        ended = time.perf_counter_ns()
+        began = self.began_ns
+        self.spans.append(Span(name, layer, what, started - began, ended - began))
+
+
+class Laps:
+    """Layers, timed while their turn lasts: what their passes leave of it calls those."""
+
+    def __init__(self, stopwatch: Stopwatch, layers: Iterable[Layer]) -> None:
+        self.stopwatch = stopwatch
+        self.layers = layers
+
+    def __iter__(self) -> Iterator[Layer]:
+        for layer in self.layers:
+            started = time.perf_counter_ns()
+            yield layer
+            self.stopwatch.stop("layer", layer.name, DISPATCH, started)
+
+
+def _run(layer: str, primitive: Primitive, pass_: str, state: Arrays) -> Arrays:
+    return run(primitive, pass_, state)
 
 
 def _cast(array: Any, dtype: str) -> Any:

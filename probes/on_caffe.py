@@ -44,6 +44,8 @@ from .network import TRAIN, Network
 from .oracle import results
 from .placement import openblas_threads
 from .primitive import BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive, Shape
+from .spans import ProfiledCall
+from .spans_caffe import inference_steps, profiled_call, training_steps
 
 WITH_BIAS = (("conv2d", "bias"), ("gemm", "bias"))
 DATA, DIFF = "data", "diff"  # the two arrays of a blob
@@ -361,6 +363,14 @@ class Plan:
         layers = [layer for found in self.blocks.values() for layer in found.layers]
         return net_message(self.inputs, tuple(layers))
 
+    def owners(self) -> dict[str, str]:
+        """The network's layer that each of the net's layers belongs to."""
+        owners = dict.fromkeys(self.inputs, next(iter(self.tops)))  # the data
+        for layer, found in self.blocks.items():
+            owners.update({each.name: layer for each in found.layers})
+            owners.update({blob: layer for blob, _ in found.inputs.values()})
+        return owners
+
 
 def _blob_shape(network: Network, name: str, batch: int) -> Shape:
     """The shape of a layer's output in memory: the steps of a sequence come before the batch."""
@@ -377,6 +387,7 @@ class CaffeNetwork(WholeNetwork):
     def __init__(self, network: Network, mode: str, data: NetworkData) -> None:
         self.mode = mode
         plan = Plan(network, mode, data.batch)
+        self.owners = plan.owners()
         for chain in plan.chains.values():
             require_blobs(chain)
         if mode == TRAIN:
@@ -427,6 +438,13 @@ class CaffeNetwork(WholeNetwork):
 
     def weights(self) -> Arrays:
         return self._read(DATA)
+
+    def profile(self, calls: int) -> list[ProfiledCall]:
+        if self.mode == TRAIN:
+            steps = training_steps(self.net, self.owners, self.solver)
+        else:
+            steps = inference_steps(self.net, self.owners)
+        return [profiled_call(steps) for _ in range(calls)]
 
     def _read(self, half: str) -> Arrays:
         return {

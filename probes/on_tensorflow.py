@@ -84,9 +84,10 @@ class TensorflowEngine(Engine):
     computes_on_caller = False
 
     def __init__(self) -> None:
-        threads = len(os.sched_getaffinity(0))
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        intra = int(os.environ.get("TF_NUM_INTRAOP_THREADS", len(os.sched_getaffinity(0))))
+        tf.config.threading.set_intra_op_parallelism_threads(intra)
+        inter = int(os.environ.get("TF_NUM_INTEROP_THREADS", 1))
+        tf.config.threading.set_inter_op_parallelism_threads(inter)
         self.graph = os.environ.get("KERNELPROF_TENSORFLOW_EAGER") != "1"
         self.onednn = bool(_pywrap_util_port.IsMklEnabled())
         self.fusion = Fusion(self._chains(), ("lstm_cell", "batch_norm", "layer_norm"))

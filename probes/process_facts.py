@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from functools import lru_cache
@@ -20,6 +21,21 @@ PRECISION_VARIABLES = {
     "NVIDIA_TF32_OVERRIDE": "0",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
 }
+# Other variables that bear on speed, by how their names begin; those of TensorFlow one by one, as
+# other tools, which keep secrets in them, begin theirs with TF_ too.
+SPEED_VARIABLES = (
+    *("OMP_", "KMP_", "GOMP_", "OPENBLAS_", "GOTO_NUM_", "BLIS_", "VECLIB_", "NUMEXPR_"),
+    *("MKL_", "ONEDNN_", "DNNL_", "MKLDNN_", "ATEN_", "NPY_", "MXNET_", "XLA_FLAGS"),
+    *("TF_NUM_", "TF_ENABLE_ONEDNN_", "TF_ONEDNN_", "TF_XLA_", "TF_CPU_", "TF_GPU_", "TF_CUDNN_"),
+    *("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC", "KERNELPROF_"),
+)
+WHERE_THINGS_ARE = ("KERNELPROF_HOME", "KERNELPROF_DEBIAN_MIRROR")  # say nothing of speed
+OPENBLAS_CORE_SYMBOLS = (
+    "scipy_openblas_get_corename64_",
+    "scipy_openblas_get_corename",
+    "openblas_get_corename64_",
+    "openblas_get_corename",
+)
 TINY = 1e-40  # denormal in float32
 ELEMENTS = 2**14  # that take microseconds, and lie in a cache
 
@@ -31,6 +47,8 @@ def process_facts() -> dict[str, Any]:
         "denormals": "flushed to zero" if flushes_denormals() else "kept",
         "denormal_slowdown": denormal_slowdown(),
         "precision_variables": precision_variables(),
+        "variables": speed_variables(),
+        "openblas_cores": openblas_cores(),
         "node_bytes": node_bytes(),
     }
 
@@ -77,6 +95,29 @@ def precision_variables() -> dict[str, str]:
         for name, value in found.items()
         if value and value.upper() != PRECISION_VARIABLES[name]
     }
+
+
+def speed_variables() -> dict[str, str]:
+    """The variables that are set and bear on speed; nothing else of the environment."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(SPEED_VARIABLES) and name not in WHERE_THINGS_ARE
+    }
+
+
+def openblas_cores() -> list[str]:
+    """The processor for which each OpenBLAS in this process has chosen its kernels."""
+    found = []
+    for path in loaded_libraries("openblas"):
+        library = ctypes.CDLL(path)
+        for symbol in OPENBLAS_CORE_SYMBOLS:
+            if hasattr(library, symbol):
+                ask = getattr(library, symbol)
+                ask.restype = ctypes.c_char_p
+                found.append(str(ask().decode()))
+                break
+    return found
 
 
 def node_bytes(maps: str = "/proc/self/numa_maps") -> dict[str, int]:

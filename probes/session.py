@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from .denormals import flush_if_asked
 from .wire import Channel
 
 
@@ -11,12 +12,16 @@ def serve(adapter: str, requests: int, answers: int) -> None:
     """Serve the host at the other ends of two pipes."""
     channel = Channel(os.fdopen(requests, "rb"), os.fdopen(answers, "wb"))
     try:
+        flush_if_asked()  # first of all: the engine's threads inherit it
         from .engine import start  # imported here: NumPy may be missing, and the host is told so
         from .worker import Worker
 
         worker = Worker(start(adapter))
     except ImportError as error:
         channel.send({"failure": {"kind": "no_engine", "reason": str(error)}})
+        return
+    except ValueError as error:  # a variable asks for what is not there
+        channel.send({"failure": {"kind": "unsupported", "reason": str(error)}})
         return
     channel.send({"ok": {}})
     worker.serve(channel)

@@ -16,7 +16,7 @@ WHATS = (KERNEL, COPY, ALLOCATION, UPDATE, DISPATCH)
 class Span(NamedTuple):
     """One operation within a call, in nanoseconds since the call began.
 
-    ``name`` is the engine's own for it, and ``layer`` that of the network's layer, or nothing.  On
+    ``name`` is the engine's own for its kind, and ``layer`` the network's layer, or nothing.  On
     one thread spans nest.  A profiler that tells sums alone has them one after another.
     """
 

@@ -27,6 +27,8 @@ from .memory_bound import (
 )
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape, product
+from .spans import ProfiledCall
+from .spans_tensorflow import Owners, profiled, recorded, scope_of
 
 ops = tf.raw_ops
 
@@ -428,6 +430,7 @@ class Parameter(NamedTuple):
 
     variable: Any
     named: Callable[[Any], Arrays]
+    layer: str
 
 
 class Member(NamedTuple):
@@ -469,12 +472,35 @@ class TensorflowNetwork(WholeNetwork):
         self.parameters = sum(product(tuple(p.variable.shape)) for p in self.trained)
         if mode == TRAIN:
             self.optimizer = [
-                sgd(p.variable, network.momentum, network.learning_rate) for p in self.trained
+                self._named(p.layer, sgd(p.variable, network.momentum, network.learning_rate))
+                for p in self.trained
             ]
+            self.dense = [self._named(p.layer, tf.convert_to_tensor) for p in self.trained]
         self._call = self._compiled(self._train if mode == TRAIN else self._forward)
 
     def call(self) -> Any:
         return self._call()
+
+    def profile(self, calls: int) -> list[ProfiledCall]:
+        if not self.graph:
+            raise Unsupported("op by op TensorFlow's profiler does not tell layers apart")
+        nodes = {
+            node.name: (node.type, tuple(tensor.op.name for tensor in node.inputs))
+            for node in self._call.graph.get_operations()
+        }
+        return profiled(recorded(self.call, calls), Owners(self.network, self.mode, nodes))
+
+    def _named(self, layer: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The function, with what it puts into a graph named after the layer."""
+        if not self.graph:
+            return function
+        scope = scope_of(self.network, layer) + "/"  # as it stands, however often it is entered
+
+        def call(operands: Any) -> Any:
+            with tf.name_scope(scope):
+                return function(operands)
+
+        return call
 
     def _compiled(self, function: Callable[[], Any]) -> Callable[[], Any]:
         if not self.graph:
@@ -507,7 +533,7 @@ class TensorflowNetwork(WholeNetwork):
                 for name in primitive.inputs
             )
             place = PLACES.get(primitive.kind, {}).get(primitive.output)
-            operator = OPERATORS[primitive.kind](primitive, self.onednn)
+            operator = self._named(layer.name, OPERATORS[primitive.kind](primitive, self.onednn))
             constants = self._constants(layer, member, primitive)
             members.append(Member(operator, constants, inputs, place))
         return tuple(members)
@@ -524,10 +550,13 @@ class TensorflowNetwork(WholeNetwork):
         prefix = f"{layer.name}.{member}"
         if isinstance(primitive, LstmCell):
             weights = lstm_weights(own.pop("wx"), own.pop("wh"))
-            tensors["w"] = self._train_with(weights, partial(_named_matrices, prefix, primitive))
+            named = partial(_named_matrices, prefix, primitive)
+            tensors["w"] = self._train_with(layer, weights, named)
         for name, array in own.items():
             turn = _Turn(primitive, name, self._image_before(layer, name))
-            tensors[name] = self._train_with(turn.natural(array), partial(turn.named, prefix))
+            tensors[name] = self._train_with(
+                layer, turn.natural(array), partial(turn.named, prefix)
+            )
         return tensors
 
     def _image_before(self, layer: Layer, name: str) -> Shape:
@@ -535,9 +564,9 @@ class TensorflowNetwork(WholeNetwork):
         shape = self.network.shapes[layer.inputs[0]]
         return shape if name == "b" and is_image(shape) else ()
 
-    def _train_with(self, array: Any, named: Callable[[Any], Arrays]) -> Any:
+    def _train_with(self, layer: Layer, array: Any, named: Callable[[Any], Arrays]) -> Any:
         variable = tf.Variable(array)
-        self.trained.append(Parameter(variable, named))
+        self.trained.append(Parameter(variable, named, layer.name))
         return variable
 
     def _forward(self) -> Any:
@@ -561,7 +590,7 @@ class TensorflowNetwork(WholeNetwork):
         with tf.GradientTape() as tape:
             loss = self._forward()
         gradients = tape.gradient(loss, [parameter.variable for parameter in self.trained])
-        return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return loss, [dense(gradient) for dense, gradient in zip(self.dense, gradients)]
 
     def _train(self) -> None:
         for update, gradient in zip(self.optimizer, self._gradients()[1]):

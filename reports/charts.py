@@ -15,7 +15,9 @@ from kernelprof.results import CaseResult, Results
 from kernelprof.units import TimeUnit, column_unit, duration, percent, share
 
 from .derived import layers_unit, predicted_share
+from .findings import diagnosed_engines
 from .labels import contender, full_name, short_name, workload
+from .ledger import with_ledger
 from .order import networks
 
 # Told apart in every common form of colour blindness and in grey; 3:1 against white and near-black.
@@ -69,10 +71,10 @@ Rows = list[dict[str, Any]]
 def accuracy_chart(cases: Sequence[CaseResult]) -> alt.LayerChart:
     """How far each prediction is from the measured time, with both intervals."""
     rows = [_error_row(case) for case in cases if case.predicted]
-    base = alt.Chart(_data(rows)).encode(
-        y=_names("case", rows),
+    base = alt.Chart(inline(rows)).encode(
+        y=named_rows("case", rows),
         color=_colours("measured", "predicted"),
-        tooltip=_tooltip("case", "measured", "predicted", "off by"),
+        tooltip=tooltip("case", "measured", "predicted", "off by"),
     )
     axis = alt.Axis(labelExpr="datum.value ? format(datum.value, '+.1~%') : '0%'")
     measured = _as("measured", base)
@@ -86,17 +88,17 @@ def accuracy_chart(cases: Sequence[CaseResult]) -> alt.LayerChart:
         predicted.mark_point(**DIAMOND).encode(x="error:Q"),
         _rule(0.0),
     ]
-    return _finished(layers, "Predictions against measured times")
+    return finished(layers, "Predictions against measured times")
 
 
 def times_chart(cases: Sequence[CaseResult]) -> alt.LayerChart:
     """Measured times of a network's cases as bars, with the predictions and the reference."""
     unit = column_unit(case.measured.value_s for case in cases)
     rows = [_time_row(case, unit) for case in cases]
-    base = alt.Chart(_data(rows)).encode(
-        y=_names("case", rows),
+    base = alt.Chart(inline(rows)).encode(
+        y=named_rows("case", rows),
         color=_colours("measured", "predicted", "reference"),
-        tooltip=_tooltip("case", "measured", "predicted", "reference"),
+        tooltip=tooltip("case", "measured", "predicted", "reference"),
     )
     axis_title = f"time of one call, {unit.symbol}"
     predicted = _as("predicted", base)
@@ -111,17 +113,17 @@ def times_chart(cases: Sequence[CaseResult]) -> alt.LayerChart:
         predicted.mark_rule(strokeWidth=2).encode(x="predicted_low:Q", x2="predicted_high:Q"),
         predicted.mark_point(**DIAMOND).encode(x="predicted_value:Q"),
     ]
-    return _finished(layers, f"Measured and predicted times of {cases[0].network}")
+    return finished(layers, f"Measured and predicted times of {cases[0].network}")
 
 
 def layers_chart(case: CaseResult) -> alt.LayerChart:
     """The layers one after the other, adding up to the prediction, beside the measured total."""
     unit = layers_unit(case)
     rows = _layer_rows(case, unit)
-    base = alt.Chart(_data(rows)).encode(
-        y=_names("layer", rows),
+    base = alt.Chart(inline(rows)).encode(
+        y=named_rows("layer", rows),
         color=_colours("engine", "reference"),
-        tooltip=_tooltip("layer", "kind", "engine", "reference", "share"),
+        tooltip=tooltip("layer", "kind", "engine", "reference", "share"),
     )
     axis_title = f"layer after layer, {unit.symbol}"
     measured = case.measured.value_s / unit.seconds
@@ -135,7 +137,7 @@ def layers_chart(case: CaseResult) -> alt.LayerChart:
         _rule(measured),
         _rule_label(measured, f"measured {duration(case.measured.value_s)}"),
     ]
-    return _finished(layers, f"{full_name(case)}: layer by layer")
+    return finished(layers, f"{full_name(case)}: layer by layer")
 
 
 def save_chart(chart: alt.LayerChart, path: Path) -> None:
@@ -172,15 +174,34 @@ def save_charts(results: Results, folder: Path) -> list[Path]:
         charts[f"times-{name}"] = times_chart(cases)
     for case in results.cases:
         charts[f"layers-{_file_name(case)}"] = layers_chart(case)
+    charts.update(_diagnosis_charts(results))
     paths = [folder / f"{name}{suffix}" for name in charts for suffix in (".svg", ".png")]
     for path in paths:
         save_chart(charts[path.stem], path)
     return paths
 
 
+def _diagnosis_charts(results: Results) -> dict[str, alt.LayerChart]:
+    """The charts of what was diagnosed, by the names of their files."""
+    from .diagnosis_charts import ladder_chart, ledger_chart  # drawn with what is here
+
+    charts = {}
+    for engine, cases in diagnosed_engines(results.cases).items():
+        profiled = with_ledger(cases)
+        if profiled:
+            charts[f"ledger-{_words_of_a_file(engine)}"] = ledger_chart(profiled)
+        for case in profiled:
+            charts[f"ladder-{_file_name(case)}"] = ladder_chart(case)
+    return charts
+
+
 def _file_name(case: CaseResult) -> str:
     parts = (case.network, case.mode, case.batch, case.engine, case.device, case.threads)
-    return "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
+    return "-".join(map(_words_of_a_file, parts))
+
+
+def _words_of_a_file(part: object) -> str:
+    return re.sub(r"[^\w.]+", "_", str(part))
 
 
 def _error_row(case: CaseResult) -> dict[str, Any]:
@@ -234,11 +255,12 @@ def _layer_rows(case: CaseResult, unit: TimeUnit) -> Rows:
     ]
 
 
-def _data(rows: Rows) -> alt.InlineData:
+def inline(rows: Rows) -> alt.InlineData:
+    """Data that is part of the chart."""
     return alt.InlineData(values=rows)
 
 
-def _names(field: str, rows: Rows) -> alt.Y:
+def named_rows(field: str, rows: Rows) -> alt.Y:
     """A row for each name, in the order of the data."""
     names = list(dict.fromkeys(row[field] for row in rows))
     return alt.Y(f"{field}:N", sort=names, title=None, axis=alt.Axis(grid=False))
@@ -255,24 +277,26 @@ def _as(role: str, chart: alt.Chart) -> alt.Chart:
 
 
 def _rule(x: float) -> alt.Chart:
-    line = alt.Chart(_data([{"x": x}])).mark_rule(color=INK, strokeDash=[4, 3])
+    line = alt.Chart(inline([{"x": x}])).mark_rule(color=INK, strokeDash=[4, 3])
     placed: alt.Chart = line.encode(x="x:Q")
     return placed
 
 
 def _rule_label(x: float, text: str) -> alt.Chart:
-    label = alt.Chart(_data([{"x": x, "text": text}])).mark_text(
+    label = alt.Chart(inline([{"x": x, "text": text}])).mark_text(
         align="right", baseline="bottom", dx=-4, dy=-2
     )
     placed: alt.Chart = label.encode(x="x:Q", y=alt.value(0), text="text:N")
     return placed
 
 
-def _tooltip(*fields: str) -> list[alt.Tooltip]:
+def tooltip(*fields: str) -> list[alt.Tooltip]:
+    """Fields to show where the pointer is, under their own names."""
     return [alt.Tooltip(f"{field}:N") for field in fields]
 
 
-def _finished(layers: list[alt.Chart], description: str) -> alt.LayerChart:
+def finished(layers: list[alt.Chart], description: str) -> alt.LayerChart:
+    """One chart of some layers, as wide as its place, with rows of the same height."""
     chart = alt.layer(*layers).properties(
         description=description, width="container", height=alt.Step(ROW_HEIGHT)
     )

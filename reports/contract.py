@@ -11,6 +11,8 @@ from kernelprof.results import SCHEMA, CaseResult, Estimate, FailureResult, Laye
 
 from . import bench
 from .context import context_json
+from .findings import findings_json
+from .ledger import ledger_json
 from .sampling import sampling_json
 
 
@@ -25,7 +27,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "quick": results.quick,
             "machine": results.machine,
             "engines": results.engines,
-            "cases": [_case(case) for case in results.cases],
+            "cases": [case_json(case) for case in results.cases],
             "primitives": [bench.to_json(one) for one in results.primitives],
             "fitness": results.fitness.to_json() if results.fitness else None,
             "failures": [_failure(failure) for failure in results.failures],
@@ -38,6 +40,12 @@ def to_json(results: Results) -> dict[str, Any]:
 def to_json_text(results: Results) -> str:
     """The report as the text of a JSON file."""
     return json.dumps(to_json(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def case_json(case: CaseResult) -> dict[str, Any]:
+    """A case as an object of strict JSON."""
+    written: dict[str, Any] = _strict(_case(case))
+    return written
 
 
 def _case(case: CaseResult) -> dict[str, Any]:
@@ -63,8 +71,10 @@ def _case(case: CaseResult) -> dict[str, Any]:
         "first_call_s": case.first_call_s,
         **sampling_json(case.sampling),
         "layers": [_layer(layer) for layer in case.layers],
-        "ledger": [],
-        "findings": [],
+        "ledger": ledger_json(case),
+        "findings": findings_json(case),
+        "profiler_share": case.diagnosis.profiler_share if case.diagnosis else None,
+        "missing_evidence": case.diagnosis.missing if case.diagnosis else {},
     }
 
 
@@ -88,7 +98,7 @@ def _layer(layer: LayerResult) -> dict[str, Any]:
         "engine_s": layer.engine_s,
         "reference_s": layer.reference_s,
         "ceiling_s": layer.ceiling_s,
-        "in_network_s": None,
+        "in_network_s": layer.in_network_s,
         "kernels": [
             {
                 "primitives": kernel.primitives,

@@ -31,3 +31,8 @@ def full_name(case: CaseResult | FailureResult) -> str:
 def short_name(case: CaseResult | FailureResult) -> str:
     """All that tells a case from every other, where room is dear."""
     return f"{case.network} {case.mode} {count(case.batch)}, {contender(case)}"
+
+
+def of_engine(case: CaseResult) -> str:
+    """All that tells a case from the others of its engine."""
+    return f"{case.network} {case.mode} {count(case.batch)}, {placement(case)}"

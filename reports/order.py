@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from kernelprof.results import CaseResult, FailureResult, Results
 
 Item = TypeVar("Item", CaseResult, FailureResult)
+Shown = TypeVar("Shown")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,18 @@ def networks(results: Results) -> dict[str, tuple[CaseResult, ...]]:
         if group.cases:
             by_network[group.network] = by_network.get(group.network, ()) + group.cases
     return by_network
+
+
+def largest(
+    items: Sequence[Shown], most: int, size: Callable[[Shown], float]
+) -> tuple[list[Shown], list[Shown]]:
+    """The largest items, and those to fold into one row; both in the order that they came in."""
+    by_size = sorted(range(len(items)), key=lambda place: size(items[place]), reverse=True)
+    shown = set(by_size[:most])
+    return (
+        [item for place, item in enumerate(items) if place in shown],
+        [item for place, item in enumerate(items) if place not in shown],
+    )
 
 
 def _of(key: tuple[str, str, int], items: Sequence[Item]) -> tuple[Item, ...]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from kernelprof import units
 from kernelprof.results import CaseResult, Results
 
-from . import derived, labels
+from . import derived, findings, labels, ladder, ledger
 from .facts import facts
 from .order import groups, networks
 from .sampling import sampled
@@ -41,12 +41,23 @@ DERIVED = (  # what it asks of a case
     sampled,
     labels.contender,
     labels.full_name,
+    labels.of_engine,
     labels.workload,
     derived.flop_per_s,
     derived.half_width,
     derived.layers_unit,
     derived.predicted_share,
     derived.speedup,
+    findings.causes,
+    findings.command,
+    findings.diagnosis_verdict,
+    findings.missing_sentence,
+    ladder.beyond_layers,
+    ladder.layer_rungs,
+    ladder.signed,
+    ladder.together,
+    ledger.unknown_sentence,
+    ledger.with_ledger,
     units.column_unit,
 )
 
@@ -60,10 +71,11 @@ def to_html(results: Results) -> str:
         results=results,
         groups=groups(results),
         networks=by_network,
+        diagnosed=findings.diagnosed_engines(results.cases),
         verdict=verdict(results),
         has_accuracy=any(case.predicted for case in results.cases),
         palette=charts.PALETTE,
-        charts=script_json(_chart_specs(by_network)),
+        charts=script_json({**_chart_specs(by_network), **_diagnosis_specs(results, by_network)}),
         css=_own("page.css"),
         script=_own("page.js"),
         vega=_vega(),
@@ -101,6 +113,23 @@ def _chart_specs(by_network: Mapping[str, Sequence[CaseResult]]) -> dict[str, An
         specs[f"times-{number}"] = charts.times_chart(cases)
         for index, case in enumerate(cases):
             specs[f"layers-{number}-{index}"] = charts.layers_chart(case)
+    return {name: chart.to_dict() for name, chart in specs.items()}
+
+
+def _diagnosis_specs(
+    results: Results, by_network: Mapping[str, Sequence[CaseResult]]
+) -> dict[str, Any]:
+    """Those of what was diagnosed: a ledger for each engine, a ladder for each case."""
+    from . import diagnosis_charts
+
+    specs = {}
+    for number, cases in enumerate(findings.diagnosed_engines(results.cases).values()):
+        if profiled := ledger.with_ledger(cases):
+            specs[f"ledger-{number}"] = diagnosis_charts.ledger_chart(profiled)
+    for number, members in enumerate(by_network.values()):
+        for index, case in enumerate(members):
+            if ledger.with_ledger([case]):
+                specs[f"ladder-{number}-{index}"] = diagnosis_charts.ladder_chart(case)
     return {name: chart.to_dict() for name, chart in specs.items()}
 
 

@@ -13,6 +13,7 @@ from kernelprof.results import CaseResult, Results
 
 from .bench import bench_lines
 from .context import contexts_table
+from .diagnosis import findings_lines
 from .doctor import fitness_sentences, fitness_table
 from .labels import full_name
 from .lines import printable
@@ -35,6 +36,8 @@ def render(results: Results, console: Console, layers: bool = False) -> None:
     for sentence in verdict(results):
         console.print(Text(printable(sentence)))
     _render_uncovered(results.cases, console)
+    for line in findings_lines(results, console.width):
+        console.print(line)
     if results.failures:
         console.print()
         console.print(failures_table(results.failures))

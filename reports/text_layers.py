@@ -17,6 +17,7 @@ from kernelprof.units import TimeUnit, counted, gflop, in_unit, share, versus
 from .derived import flop_per_s, layers_unit, predicted_share, speedup
 from .labels import full_name
 from .lines import printable
+from .order import largest
 from .text_table import WIDE, add_number_columns, or_none, text_table
 
 LAYERS_SHOWN = 25
@@ -34,27 +35,13 @@ def layers_table(case: CaseResult, width: int = WIDE) -> Table:
     if width >= WIDE:
         table.add_column("", width=BAR_WIDTH)
     add_number_columns(table, f"reference {unit.symbol}", "than reference", "GFLOP/s")
-    shown, folded = _largest(case.layers)
+    shown, folded = largest(case.layers, LAYERS_SHOWN, _never_folded_first)
     layer_rows = (_layer_row(case, layer, unit) for layer in shown)
     for cells in chain(layer_rows, _closing_rows(case, folded, unit)):
         if width < WIDE:
             del cells[BAR_CELL]
         table.add_row(*cells)
     return table
-
-
-def _largest(
-    layers: tuple[LayerResult, ...],
-) -> tuple[list[LayerResult], list[LayerResult]]:
-    """The layers to show, and those to fold into one row; both in the network's order."""
-    by_time = sorted(
-        range(len(layers)), key=lambda index: _never_folded_first(layers[index]), reverse=True
-    )
-    largest = set(by_time[:LAYERS_SHOWN])
-    return (
-        [layer for index, layer in enumerate(layers) if index in largest],
-        [layer for index, layer in enumerate(layers) if index not in largest],
-    )
 
 
 def _never_folded_first(layer: LayerResult) -> float:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
+from kernelprof.diagnosis.ledger import (
+    CALLING,
+    COPIES,
+    FAULTS,
+    FEEDING,
+    IDLE,
+    KERNELS,
+    RESIDUAL,
+    TIMER,
+    UPDATING,
+)
 from kernelprof.results import (
     CaseResult,
+    Diagnosis,
     Estimate,
     FailureResult,
+    Finding,
     KernelResult,
     LayerResult,
+    LedgerPart,
     Results,
     Sampling,
+    Saving,
 )
 
 PASSES = ("forward", "backward_data", "backward_weights")
@@ -217,3 +233,131 @@ def large_results(networks: int = 10, layers: int = 25) -> Results:
         for mode in ("infer", "train")
     )
     return results_of(cases)
+
+
+# The share of each part of the time that no kernel takes; copies and faults are of the layers.
+BESIDE_KERNELS = {
+    COPIES: 0.06,
+    FAULTS: 0.02,
+    CALLING: 0.03,
+    UPDATING: 0.04,
+    FEEDING: 0.01,
+    IDLE: 0.004,
+    TIMER: 0.0001,
+    RESIDUAL: 0.012,
+}
+CAPPED = "instruction set capped"
+REORDERS = "layout reorders"
+
+
+def with_diagnosis(
+    case: CaseResult,
+    findings: tuple[Finding, ...] = (),
+    missing: dict[str, str] | None = None,
+    **shares: float,
+) -> CaseResult:
+    """A case whose ledger adds up, with these shares of its parts instead of the usual ones.
+
+    A part's name is that of its constant.  Layers take of kernels, copies and faults what they take
+    of the prediction, and within the network no more than that, and an equal share of the update.
+    """
+    parts = {**BESIDE_KERNELS, **{globals()[name]: share for name, share in shares.items()}}
+    if case.mode == "infer":
+        parts[UPDATING] = 0.0
+    parts = {KERNELS: 1 - sum(parts.values()), **parts}
+    measured_s = case.measured.value_s
+    alone_s = sum(layer.engine_s or 0.0 for layer in case.layers)
+    weights = {layer.name: (layer.engine_s or 0.0) / alone_s for layer in case.layers}
+    ledger, within = [], dict.fromkeys(weights, 0.0)
+    for part, share in parts.items():
+        if part in (KERNELS, COPIES, FAULTS):
+            for name, weight in weights.items():
+                ledger.append(LedgerPart(part, share * weight * measured_s, name))
+                within[name] += share * weight * measured_s
+        else:
+            ledger.append(LedgerPart(part, share * measured_s))
+    update_s = parts[UPDATING] * measured_s / len(weights)
+    layers = tuple(
+        replace(
+            layer,
+            in_network_s=within[layer.name] + update_s,
+            ceiling_s=0.6 * min(layer.engine_s or 0.0, layer.reference_s or 0.0),
+        )
+        for layer in case.layers
+    )
+    return replace(
+        case,
+        layers=layers,
+        ceiling_s=sum(layer.ceiling_s or 0.0 for layer in layers),
+        diagnosis=Diagnosis(tuple(ledger), 0.08, findings, missing or {}),
+    )
+
+
+def capped(case: CaseResult, saved: float | None = None, actual: float = 0.0) -> Finding:
+    """A cap that was not tried, or that was foretold to save a share of the time and saved some."""
+    measured_s = case.measured.value_s
+    known = None if saved is None else estimate_saving(saved * measured_s)
+    return Finding(
+        CAPPED,
+        None if saved is None else saved * measured_s,
+        0.45 * measured_s,
+        ("ONEDNN_MAX_CPU_ISA=SSE41 is set", "oneDNN says it may use SSE4.1"),
+        "unset ONEDNN_MAX_CPU_ISA",
+        (("ONEDNN_MAX_CPU_ISA", None),),
+        foretold=known,
+        actual=None if saved is None else estimate_saving(actual * measured_s),
+    )
+
+
+def reorders(case: CaseResult, share: float = 0.06) -> Finding:
+    """Copies between layouts, as the ledger has them; not tried."""
+    seconds = share * case.measured.value_s
+    return Finding(
+        REORDERS,
+        seconds,
+        seconds,
+        ("6.0 % of the time moves data (conv2 3.10 ms, conv3 1.20 ms)", "oneDNN made 12 reorders"),
+        "keep images channels last",
+        (("KERNELPROF_LAYOUT", "channels_last"),),
+    )
+
+
+def estimate_saving(seconds: float) -> Saving:
+    return Saving(seconds, seconds - 0.02 * abs(seconds), seconds + 0.02 * abs(seconds))
+
+
+def twenty_cases(engine: str = "torch") -> tuple[CaseResult, ...]:
+    """The cases of five networks in two modes and at two thread counts, all without a diagnosis."""
+    random = Random(5)
+    names = {"resnet-56": "alexnet-s", "alexnet-r": "alexnet-s"}
+    return tuple(
+        replace(
+            sample_case(names.get(network, network), engine, threads, mode, random), network=network
+        )
+        for network in (*LAYERS, *names)
+        for mode in ("infer", "train")
+        for threads in (1, 2)
+    )
+
+
+def diagnosed_results() -> Results:
+    """Twenty cases of torch that lose to a cap, which was tried, and twenty healthy ones."""
+    cases = []
+    for number, case in enumerate(twenty_cases()):
+        findings = [reorders(case)]
+        if number % 2:
+            findings.insert(0, capped(case, 0.31, 0.29))
+        if number % 5 == 0:
+            findings.append(
+                Finding(
+                    "dispatch-bound",
+                    0.03 * case.measured.value_s,
+                    0.03 * case.measured.value_s,
+                    ("3.0 % of the time passes between and around kernels",),
+                    f"more samples per call than {case.batch}",
+                )
+            )
+        missing = {"stacks": "py-spy may not look into other processes: ptrace is not permitted"}
+        cases.append(with_diagnosis(case, tuple(findings), missing))
+    healthy = [with_diagnosis(case) for case in twenty_cases("tensorflow")]
+    return results_of((*cases, *healthy))

@@ -163,3 +163,14 @@ def test_an_engine_that_knows_better():
         assert worker.ask("facts", PATIENCE_S)["denormals"] == "flushed to zero"
     finally:
         worker.close()
+
+
+def test_variables_that_bear_on_speed(monkeypatch):
+    """And no others: what a user's environment holds is nobody's business."""
+    for name in os.environ:
+        monkeypatch.delenv(name)
+    bearing = {"OMP_WAIT_POLICY": "passive", "TF_NUM_INTRAOP_THREADS": "2", "MALLOC_ARENA_MAX": "1"}
+    others = {"TF_VAR_password": "secret", "HOME": "/", "KERNELPROF_HOME": "/", "MKLROOT": "/mkl"}
+    for name, value in {**bearing, **others}.items():
+        monkeypatch.setenv(name, value)
+    assert process_facts.speed_variables() == bearing

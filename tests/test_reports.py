@@ -28,6 +28,7 @@ NEW_CASE_KEYS = {
     *("measured_mad_s", "measured_least_s", "predicted_mad_s", "predicted_least_s"),
     *("rounds", "processes", "disturbed_rounds", "disturbed_unavoidably"),
     *("stopped_by", "half_width", "asked_half_width"),
+    *("profiler_share", "missing_evidence"),
 }
 CASE_KEYS = {
     *("network", "engine", "device", "threads", "cpus", "batch", "mode"),

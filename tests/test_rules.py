@@ -30,6 +30,7 @@ VOCABULARY = {
     "primitive",
     "primitives",
     "residual_networks",
+    "spans",
     "wire",
 }
 MEASURES = {
@@ -46,6 +47,11 @@ MEASURES = {
     "console",
     "debian",
     "deepbench",
+    "diagnosis.examination",
+    "diagnosis.gather",
+    "diagnosis.hardware_counters",
+    "diagnosis.stacks",
+    "diagnosis.trial",
     "enginecheck",
     "engines",
     "export",
@@ -104,6 +110,7 @@ def test_the_host_knows_only_the_vocabulary_of_probes(path: Path) -> None:
 def test_reports_never_measure(path: Path) -> None:
     ours = [name.split(".") for name in imports(path) if name.startswith("kernelprof.")]
     assert not {parts[1] for parts in ours} & MEASURES
+    assert not {".".join(parts[1:3]) for parts in ours} & MEASURES
     assert {parts[2] for parts in ours if parts[1] == "probes" and len(parts) > 2} <= VOCABULARY
 
 

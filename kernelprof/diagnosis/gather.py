@@ -8,12 +8,14 @@ call.  What cannot be had is recorded with its reason, and the rest goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kernelprof.chains import CALLS
 from kernelprof.diagnosis import hardware_counters, stacks
-from kernelprof.diagnosis.verbose import VERBOSE_VARIABLES, section
+from kernelprof.diagnosis.verbose import VERBOSE_VARIABLES, banner, section
 from kernelprof.engines import Environment
 from kernelprof.errors import KernelprofError, WorkerError
 from kernelprof.launch import Variables, Worker
@@ -27,12 +29,12 @@ MISSING = "missing"  # kind of evidence -> why it is not there
 CALLS_PROFILED = 4
 TINY_CALLS_PROFILED = 20
 STACKS_S, COUNTERS_S = 1.5, 1.0
-REPEAT_MARGIN_S = 1.0  # a sampler needs a while to start
+REPEATED_S = 0.2  # at a time, while something else looks in
 PATIENCE_S = 600.0
 SEED = 1
-MOST_OF_BANNER = 20_000
 MOST_PRINTED = 2_000_000  # characters of a call that are kept; one of ResNet-50 has half a million
 
+Sampled = stacks.Stacks | hardware_counters.Counters
 NO_VARIABLES: Variables = {}
 Look = Callable[[Worker, StoredCase, Message], None]
 Step = tuple[StoredCase, Look, Variables]
@@ -45,7 +47,7 @@ class Gatherer:
 
     run: RunFile
     environments: Mapping[str, Environment]
-    variables: Mapping[str, Variables] = field(default_factory=dict)  # that a run set, by engine
+    variables_of: Callable[[str, tuple[int, ...]], Variables]  # engine and CPUs -> the run's own
     again: bool = False
     keep: Path | None = None  # a folder for flame graphs
     tell: Tell = lambda what, share: None
@@ -101,9 +103,9 @@ class Gatherer:
     ) -> Worker:
         if before is not None:
             before.close()
-        engine = stored.case.engine
-        own: Variables = {**self.variables.get(engine, {}), **variables}
-        return Worker(self.environments[engine], stored.case.cpus, own)
+        engine, cpus = stored.case.engine, stored.case.cpus
+        own: Variables = {**self.variables_of(engine, cpus), **variables}
+        return Worker(self.environments[engine], cpus, own)
 
     def _observe(self, worker: Worker, stored: StoredCase) -> Message:
         case = stored.case
@@ -132,24 +134,29 @@ class Gatherer:
                 raise
             self.run.add_evidence(stored.id, SEEN, seen)
             self._miss(stored, PROFILE, error)
-        for kind, seconds, sample in (
-            (STACKS, STACKS_S, stacks.sample),
-            (COUNTERS, COUNTERS_S, hardware_counters.count),
-        ):
-            worker.begin("repeat", calls=1, least_s=seconds + REPEAT_MARGIN_S)
-            try:
-                self.run.add_evidence(stored.id, kind, sample(facts["pid"], seconds).to_json())
-            except KernelprofError as error:
-                self._miss(stored, kind, error)
-            finally:
-                worker.finish("repeat", PATIENCE_S)
+        self._sample(worker, stored, STACKS, partial(stacks.sample, facts["pid"], STACKS_S))
+        counted = partial(hardware_counters.count, facts["pid"], COUNTERS_S)
+        self._sample(worker, stored, COUNTERS, counted)
+
+    def _sample(
+        self, worker: Worker, stored: StoredCase, kind: str, sample: Callable[[], Sampled]
+    ) -> None:
+        """Let something look in from outside while the network is called until it is done."""
+        with ThreadPoolExecutor(1) as pool:
+            sampling = pool.submit(sample)
+            while not sampling.done():
+                worker.ask("repeat", PATIENCE_S, calls=1, least_s=REPEATED_S)
+        try:
+            self.run.add_evidence(stored.id, kind, sampling.result().to_json())
+        except KernelprofError as error:
+            self._miss(stored, kind, error)
 
     def _print(self, worker: Worker, stored: StoredCase, seen: Message) -> None:
         """One call, while the libraries print what they do."""
         worker.ask("repeat", PATIENCE_S, calls=1)
         printed = worker.printed()
-        banner, call = printed[:MOST_OF_BANNER], section(printed)
-        self.run.add_evidence(stored.id, VERBOSE, {"banner": banner, "call": call[:MOST_PRINTED]})
+        said = {"banner": banner(printed)[:MOST_PRINTED], "call": section(printed)[:MOST_PRINTED]}
+        self.run.add_evidence(stored.id, VERBOSE, said)
 
     def _miss(self, stored: StoredCase, kind: str, error: Exception) -> None:
         missing = self.run.evidence(stored.id).get(MISSING, {})

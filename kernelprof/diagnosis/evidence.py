@@ -1,0 +1,60 @@
+"""What is known of a case: the measurement, and what was seen in passes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernelprof.diagnosis.ledger import Ledger
+from kernelprof.diagnosis.stacks import Stacks
+from kernelprof.diagnosis.verbose import Verbose
+from kernelprof.probes.network import Network
+from kernelprof.probes.primitive import UPDATE
+from kernelprof.results import CaseResult, LayerResult
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of one case.  What could not be had is None, or empty."""
+
+    case: CaseResult
+    network: Network
+    machine: Mapping[str, Any]
+    facts: Mapping[str, Any]  # of the worker that was looked at
+    ledger: Ledger | None = None
+    verbose: Verbose | None = None
+    stacks: Stacks | None = None
+    denormals: Mapping[str, float] = field(default_factory=dict)  # share of the numbers, by array
+    faults: float = 0.0  # page faults of a call
+    page_fault_s: float = 0.0
+    late_s: float | None = None  # the whole network, in the later half of the rounds
+    early_s: float | None = None  # and in the first rounds
+    lost_s: float = 0.0  # of a call, to other processes, the hypervisor or a quota
+    others: tuple[CaseResult, ...] = ()  # the same case in other engines, fastest first
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The variables of the worker that bear on speed."""
+        found: Mapping[str, str] = self.facts.get("variables", {})
+        return found
+
+    @property
+    def measured_s(self) -> float:
+        """What a call of the network takes."""
+        return self.case.measured.value_s
+
+    def alone_s(self, layer: LayerResult) -> float:
+        """The layer's kernels by themselves, without updates."""
+        return sum(k.seconds.value_s for k in layer.kernels if k.passes != (UPDATE,))
+
+    def excess_s(
+        self, kinds: tuple[str, ...], least_s: Callable[[LayerResult], float | None]
+    ) -> float:
+        """What layers of some kinds take alone beyond something; none where that is not known."""
+        excess = 0.0
+        for layer in self.case.layers:
+            known_s = least_s(layer)
+            if layer.kind in kinds and layer.engine_s is not None and known_s is not None:
+                excess += max(layer.engine_s - known_s, 0.0)
+        return excess

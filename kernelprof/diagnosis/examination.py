@@ -1,0 +1,285 @@
+"""From a measured case and the evidence about it to its ledger and its findings."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from kernelprof.chains import CALLS
+from kernelprof.diagnosis.causes import CAUSES, COMPARISONS, LEAST_SHARE, OF_KERNELS
+from kernelprof.diagnosis.evidence import Evidence
+from kernelprof.diagnosis.gather import FACTS, MISSING, PROFILE, SEEN, STACKS, VERBOSE
+from kernelprof.diagnosis.ledger import UPDATING, Known, Ledger, Usual, ledger, usual
+from kernelprof.diagnosis.own_times import OwnTimes, own_times, typical
+from kernelprof.diagnosis.stacks import Stacks
+from kernelprof.diagnosis.trial import Trial
+from kernelprof.diagnosis.verbose import Verbose, parse, reorders_by_primitive
+from kernelprof.disturbance import WHOLE
+from kernelprof.probes.network import Network
+from kernelprof.probes.primitive import UPDATE
+from kernelprof.probes.spans import KERNEL, Span
+from kernelprof.results import CaseResult, Diagnosis, Finding
+from kernelprof.runfile import RunFile, StoredCase
+
+TRIAL = "trial "  # and the change as JSON: the kind of evidence that a trial is
+FIRST_ROUNDS = 3
+LATER = 1.03  # times as long, from which the first rounds stand out
+
+Stored = Mapping[str, Any]  # evidence by its kind
+
+
+def diagnosed(run: RunFile, cases: Sequence[CaseResult]) -> Iterator[CaseResult]:
+    """The cases, with what `kernelprof diagnose` saw of them."""
+    for case in cases:
+        evidence = evidence_of(run, case, cases)
+        yield case if evidence is None else _with_diagnosis(run, case, evidence)
+
+
+def evidence_of(
+    run: RunFile, case: CaseResult, cases: Sequence[CaseResult] = ()
+) -> Evidence | None:
+    """All that is known of a case; None where nobody looked."""
+    stored = stored_case(run, case)
+    seen = run.evidence(stored.id)
+    if not seen:
+        return None
+    network = Network.from_json(run.networks()[case.network])
+    profile: Stored = seen.get(PROFILE, seen.get(SEEN, {}))
+    verbose = _verbose(seen.get(VERBOSE))
+    times = _times(seen.get(PROFILE))
+    early_s, late_s = _early_and_late(run, stored)
+    return Evidence(
+        case=case,
+        network=network,
+        machine=run.meta("machine"),
+        facts=seen.get(FACTS, {}),
+        ledger=_ledger(run, stored, case, network, times, profile, verbose) if times else None,
+        verbose=verbose,
+        stacks=Stacks.from_json(seen[STACKS]) if STACKS in seen else None,
+        denormals=profile.get("denormals", {}),
+        faults=profile.get("counters", {}).get("minor_faults", 0.0),
+        page_fault_s=profile.get("page_fault_ns", 0.0) * 1e-9,
+        early_s=early_s,
+        late_s=late_s,
+        lost_s=_lost_s(run, stored),
+        others=_others(case, cases),
+    )
+
+
+def stored_case(run: RunFile, case: CaseResult) -> StoredCase:
+    """The case as the file holds it."""
+    wanted = case.network, case.engine, case.cpus, case.batch, case.mode
+    for stored in run.cases():
+        own = stored.case
+        if (own.network, own.engine, own.cpus, own.batch, own.mode) == wanted:
+            return stored
+    raise LookupError(f"no such case: {wanted}")
+
+
+def findings(evidence: Evidence, seen: Stored) -> tuple[Finding, ...]:
+    """The causes that weigh something, the heaviest first."""
+    least_s = LEAST_SHARE * evidence.measured_s
+    heavy = [one for one in _all_findings(evidence, seen) if _weight_s(one) >= least_s]
+    return tuple(sorted(heavy, key=_weight_s, reverse=True))
+
+
+def _all_findings(evidence: Evidence, seen: Stored) -> Iterator[Finding]:
+    """What every rule finds; those that compare kernels with others tell of what is left."""
+    explained_s = 0.0
+    for rule in CAUSES:
+        for suspect in rule(evidence):
+            if rule in COMPARISONS and suspect.seconds is not None:
+                left_s = suspect.seconds - explained_s
+                suspect = replace(suspect, seconds=left_s, at_most_s=left_s)
+            found = _with_trial(suspect, seen)
+            if found is not None:
+                explained_s += _weight_s(found) if rule in OF_KERNELS else 0.0
+                yield found
+
+
+def _weight_s(finding: Finding) -> float:
+    return finding.at_most_s if finding.seconds is None else finding.seconds
+
+
+def trial_kind(change: Iterable[tuple[str, str | None]]) -> str:
+    """The kind of evidence that a trial of this change is."""
+    return TRIAL + json.dumps(sorted(change))
+
+
+def _with_trial(suspect: Finding, seen: Stored) -> Finding | None:
+    """What a trial of its change tells of a suspect; none is left if the change saves nothing."""
+    stored = seen.get(trial_kind(suspect.change)) if suspect.change else None
+    if stored is None:
+        return suspect
+    trial = Trial.from_json(stored)
+    saving = trial.actual if trial.foretold.low_s <= 0 and trial.actual else trial.foretold
+    if saving.low_s <= 0:
+        return None
+    known_s = trial.foretold.value_s if suspect.seconds is None else suspect.seconds
+    return replace(suspect, seconds=known_s, foretold=trial.foretold, actual=trial.actual)
+
+
+def _with_diagnosis(run: RunFile, case: CaseResult, evidence: Evidence) -> CaseResult:
+    seen = run.evidence(stored_case(run, case).id)
+    known = evidence.ledger
+    diagnosis = Diagnosis(
+        ledger=known.parts if known else (),
+        profiler_share=known.profiler_share if known else 0.0,
+        findings=findings(evidence, seen),
+        missing=seen.get(MISSING, {}),
+    )
+    if known is None:
+        return replace(case, diagnosis=diagnosis)
+    within = _with_updates(known, evidence.network, case)
+    layers = tuple(replace(x, in_network_s=within.get(x.name)) for x in case.layers)
+    return replace(case, diagnosis=diagnosis, layers=layers)
+
+
+def _with_updates(known: Ledger, network: Network, case: CaseResult) -> Mapping[str, float]:
+    """What layers take within the network, and of the update a share for their parameters."""
+    updating_s, parameters = known.seconds(UPDATING), network.parameters()
+    within = dict(known.in_network_s)
+    if updating_s and parameters:
+        for layer in network.layers:
+            share = network.parameters(layer) / parameters
+            if share:
+                within[layer.name] = within.get(layer.name, 0.0) + share * updating_s
+    return within
+
+
+def _verbose(stored: Stored | None) -> Verbose | None:
+    return None if stored is None else parse(stored["banner"] + "\n" + stored["call"])
+
+
+def _times(profile: Stored | None) -> OwnTimes | None:
+    """The typical call under the profiler."""
+    if profile is None or not profile["calls"]:
+        return None
+    return typical(
+        [
+            own_times(c["duration_ns"], [Span(*span) for span in c["spans"]])
+            for c in profile["calls"]
+        ]
+    )
+
+
+def _plain_ns(profile: Stored) -> float:
+    """The faster half of the calls without a profiler, as the typical one is among those with."""
+    ordered = sorted(profile["plain_ns"])
+    return float(np.mean(ordered[: (len(ordered) + 1) // 2]))
+
+
+def _ledger(
+    run: RunFile,
+    stored: StoredCase,
+    case: CaseResult,
+    network: Network,
+    times: OwnTimes,
+    profile: Stored,
+    verbose: Verbose | None,
+) -> Ledger:
+    counters = profile["counters"]
+    facts = run.evidence(stored.id)[FACTS]
+    faults_s = counters["minor_faults"] * profile["page_fault_ns"] * 1e-9
+    known = Known(
+        plain_s=_plain_ns(profile) * 1e-9,
+        usual=_usual(run, stored),
+        reorders_s=_reorders_s(verbose, network, stored) if verbose else {},
+        faults_s=_by_layer(faults_s, _faults(run, stored), times),
+        idle_s=max(counters["wall_ns"] - counters["ran_ns"], 0.0) * 1e-9,
+        timer_s=facts["clock_block_ns"] * 1e-9,
+    )
+    return ledger(times, case.measured.value_s, known)
+
+
+def _usual(run: RunFile, stored: StoredCase) -> Usual:
+    """What calls cost anyway, from the engine's tiny chains at the same placement and mode."""
+    wanted = stored.case.engine, stored.case.cpus, stored.case.mode
+    found = []
+    for other in run.cases():
+        case = other.case
+        is_tiny = other.calibration and case.network.startswith(CALLS)
+        if is_tiny and (case.engine, case.cpus, case.mode) == wanted:
+            profile = run.evidence(other.id).get(PROFILE)
+            times = _times(profile)
+            if profile is not None and times is not None:
+                found.append(usual(times, _plain_ns(profile)))
+    least: dict[str, float] = {}
+    for one in found:
+        for name, ns in one.op_ns.items():
+            least[name] = min(ns, least.get(name, ns))
+    if not found:
+        return Usual()
+    return Usual(least, _median(u.lead_ns for u in found), _median(u.gap_ns for u in found))
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))
+
+
+def _reorders_s(verbose: Verbose, network: Network, stored: StoredCase) -> dict[str, float]:
+    """The time of oneDNN's reorders by layer; of those that no layer is known for, nothing."""
+    case = stored.case
+    owners: dict[Any, list[str]] = defaultdict(list)
+    for layer in network.layers:
+        for primitive in network.primitives(layer, case.batch, case.mode):
+            owners[primitive].append(layer.name)
+    found: dict[str, float] = defaultdict(float)
+    for primitive, calls in reorders_by_primitive(verbose.onednn, list(owners)).items():
+        names = owners.get(primitive, [])
+        for name in names:  # equal layers share what was made for them
+            found[name] += sum(call.seconds for call in calls) / len(names)
+    return found
+
+
+def _faults(run: RunFile, stored: StoredCase) -> dict[str, float]:
+    """Page faults of each layer's kernels by themselves, updates left out."""
+    by_place = run.faults(stored.id)
+    found: dict[str, float] = defaultdict(float)
+    for kernel in run.kernels(stored.id):
+        if kernel.passes != (UPDATE,):
+            found[kernel.layer] += by_place.get(kernel.place, 0.0)
+    return found
+
+
+def _by_layer(total_s: float, weights: Mapping[str, float], times: OwnTimes) -> Mapping[str, float]:
+    """Some time that is within kernels, by layer: as by weights, or as long as they take."""
+    if not sum(weights.values()):
+        weights = defaultdict(float)
+        for owner, ns in times.by_owner.items():
+            if owner.what == KERNEL:
+                weights[owner.layer] += ns
+    total = sum(weights.values())
+    return {layer: total_s * one / total for layer, one in weights.items()} if total else {}
+
+
+def _early_and_late(run: RunFile, stored: StoredCase) -> tuple[float | None, float | None]:
+    """The whole network in the first rounds and in the later half, where the first stand out."""
+    rounds = run.times(stored.id)
+    whole = [found[WHOLE].ns * 1e-9 for _, found in sorted(rounds.items()) if WHOLE in found]
+    if len(whole) < 2 * FIRST_ROUNDS:
+        return None, None
+    early_s, late_s = _median(whole[:FIRST_ROUNDS]), _median(whole[len(whole) // 2 :])
+    return (early_s, late_s) if early_s > LATER * max(whole[FIRST_ROUNDS:]) else (None, None)
+
+
+def _lost_s(run: RunFile, stored: StoredCase) -> float:
+    lost = [found[WHOLE].lost_ns for found in run.times(stored.id).values() if WHOLE in found]
+    return float(np.mean(lost)) * 1e-9 if lost else 0.0
+
+
+def _others(case: CaseResult, cases: Sequence[CaseResult]) -> tuple[CaseResult, ...]:
+    """The same case in other engines, the fastest first."""
+    same: Callable[[CaseResult], tuple[object, ...]] = lambda c: (  # noqa: E731
+        c.network,
+        c.cpus,
+        c.batch,
+        c.mode,
+    )
+    others = [c for c in cases if c.engine != case.engine and same(c) == same(case)]
+    return tuple(sorted(others, key=lambda c: c.measured.value_s))

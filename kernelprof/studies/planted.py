@@ -1,0 +1,449 @@
+"""Plant causes of slowness in healthy cases, and see whether a diagnosis names them.
+
+The truth of a plant is the time of the whole network with it and without it, in turns.  Then a run
+is measured with the plant, and diagnosed as any other; what planted it is not told.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kernelprof import runner
+from kernelprof.analysis import case_results
+from kernelprof.cli_measure import progress
+from kernelprof.console import err, out
+from kernelprof.diagnosis.diagnose import Diagnosing
+from kernelprof.diagnosis.examination import diagnosed
+from kernelprof.diagnosis.trial import try_change
+from kernelprof.engines import Environment, environment
+from kernelprof.errors import KernelprofError
+from kernelprof.launch import Variables
+from kernelprof.machine import placements, this_machine
+from kernelprof.measure import Report, sole_measurement
+from kernelprof.network_sources import network
+from kernelprof.plan import Case
+from kernelprof.probes import boot
+from kernelprof.results import CaseResult
+from kernelprof.runfile import RunFile
+from kernelprof.saturation import ceilings
+from kernelprof.studies.command import run
+from kernelprof.studies.publish import publish, table
+from kernelprof.units import counted, duration, percent, share
+
+TITLE = "Planted causes, and whether a diagnosis names them"
+BUDGET = "12s"
+TRUTH_S = 10.0
+NEAR = 0.25  # how far the seconds of a finding may be from the truth
+FALSE_SHARE = 0.05  # of the time: what a finding in a healthy case may weigh at most
+ADAPTER = Path(boot.__file__).parent / "planted.py"
+AGAINST_BATCHES = (64, 128)  # between which a sample's own time is told from a call's
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A cause, put into a case.
+
+    ``variables`` are the environment's; those of ``healthy`` take the plant's place for the truth
+    (None: unset).  A plant without ``cause`` is none: there is nothing to be found.
+    """
+
+    name: str
+    engine: str
+    network: str
+    cause: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    healthy: Variables = field(default_factory=dict)
+    batch: int = 64
+    mode: str = "infer"
+    threads: int = 1
+
+    @property
+    def in_adapter(self) -> bool:
+        """Whether the engine's networks are changed, and not its environment."""
+        return any(name.startswith("PLANTED") for name in self.variables)
+
+
+def _unset(**variables: str) -> dict[str, Any]:
+    """A plant of variables that are not set otherwise."""
+    return {"variables": variables, "healthy": dict.fromkeys(variables)}
+
+
+def _pool(few_or_many: int, threads: int, *names: str) -> dict[str, Any]:
+    """A plant of pools that have more or fewer threads than there are CPUs."""
+    return {
+        "variables": dict.fromkeys(names, str(few_or_many)),
+        "healthy": dict.fromkeys(names, str(threads)),
+        "threads": threads,
+    }
+
+
+def _late(**variables: int) -> dict[str, Any]:
+    """A plant of an input that comes late."""
+    asked = {name: str(ns) for name, ns in variables.items()}
+    return {"variables": asked, "healthy": dict.fromkeys(asked, "0")}
+
+
+CAPPED, OFF = "instruction set capped", "oneDNN switched off"
+FEW, MANY = "CPUs without a thread", "more threads than CPUs"
+ASLEEP, CHURN = "threads sleep between kernels", "allocation churn"
+LATE, DENORMALS, DISPATCH = "input feeding", "denormal numbers", "dispatch-bound"
+
+OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+PLANTS = (
+    Plant(
+        "SSE 4.1 for oneDNN",
+        "torch",
+        "alexnet-s",
+        CAPPED,
+        batch=4,
+        **_unset(ONEDNN_MAX_CPU_ISA="SSE41"),
+    ),
+    Plant(
+        "MKL code path of old processors", "torch", "fcn-r", CAPPED, **_unset(MKL_CBWR="COMPATIBLE")
+    ),
+    Plant(
+        "SSE 4.1 for products", "tensorflow", "fcn-r", CAPPED, **_unset(ONEDNN_MAX_CPU_ISA="SSE41")
+    ),
+    Plant(
+        "SSE 4.1 for oneDNN 2.4",
+        "mxnet",
+        "alexnet-s",
+        CAPPED,
+        batch=4,
+        **_unset(DNNL_MAX_CPU_ISA="SSE41"),
+    ),
+    Plant(
+        "OpenBLAS for Nehalem",
+        "caffe",
+        "fcn-r",
+        CAPPED,
+        mode="train",
+        **_unset(OPENBLAS_CORETYPE="Nehalem"),
+    ),
+    Plant(
+        "OpenBLAS for Nehalem, NumPy",
+        "numpy",
+        "fcn-r",
+        CAPPED,
+        **_unset(OPENBLAS_CORETYPE="Nehalem"),
+    ),
+    Plant(
+        "oneDNN off", "tensorflow", "alexnet-s", OFF, batch=4, **_unset(TF_ENABLE_ONEDNN_OPTS="0")
+    ),
+    Plant("oneDNN off in MXNet", "mxnet", "alexnet-r", OFF, **_unset(MXNET_MKLDNN_ENABLED="0")),
+    Plant("half the threads", "torch", "fcn-r", FEW, **_pool(1, 2, *OPENMP)),
+    Plant(
+        "half the threads in TensorFlow",
+        "tensorflow",
+        "fcn-r",
+        FEW,
+        **_pool(1, 2, "TF_NUM_INTRAOP_THREADS"),
+    ),
+    Plant(
+        "half the threads in MXNet",
+        "mxnet",
+        "fcn-r",
+        FEW,
+        mode="train",
+        **_pool(1, 2, *OPENMP, "MXNET_OMP_MAX_THREADS"),
+    ),
+    Plant(
+        "half the threads in Caffe",
+        "caffe",
+        "fcn-r",
+        FEW,
+        **_pool(1, 2, "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"),
+    ),
+    Plant("half the threads in CNTK", "cntk", "fcn-r", FEW, **_pool(1, 2, *OPENMP)),
+    Plant("twice the threads", "torch", "fcn-r", MANY, **_pool(4, 2, *OPENMP)),
+    Plant(
+        "two threads on one CPU",
+        "mxnet",
+        "fcn-r",
+        MANY,
+        **_pool(2, 1, *OPENMP, "MXNET_OMP_MAX_THREADS"),
+    ),
+    Plant(
+        "threads that do not wait",
+        "torch",
+        "alexnet-r",
+        ASLEEP,
+        batch=16,
+        threads=2,
+        **_unset(OMP_WAIT_POLICY="passive"),
+    ),
+    Plant(
+        "memory handed back",
+        "torch",
+        "fcn-r",
+        CHURN,
+        mode="train",
+        **_unset(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536"),
+    ),
+    Plant("a sleep before each call", "torch", "fcn-r", LATE, **_late(PLANTED_SLEEP_NS=5_000_000)),
+    Plant(
+        "a loop before each call", "tensorflow", "fcn-r", LATE, **_late(PLANTED_LOOP_NS=5_000_000)
+    ),
+    Plant(
+        "a sleep before each call of MXNet",
+        "mxnet",
+        "alexnet-r",
+        LATE,
+        **_late(PLANTED_SLEEP_NS=5_000_000),
+    ),
+    Plant("tiny batches", "torch", "fcn-s", DISPATCH, batch=1),
+    Plant("healthy fcn-r infer in torch", "torch", "fcn-r", mode="infer", threads=1, batch=64),
+    Plant(
+        "healthy alexnet-s infer in torch", "torch", "alexnet-s", mode="infer", threads=1, batch=4
+    ),
+    Plant(
+        "healthy fcn-r infer in tensorflow",
+        "tensorflow",
+        "fcn-r",
+        mode="infer",
+        threads=2,
+        batch=64,
+    ),
+    Plant(
+        "healthy alexnet-r train in tensorflow",
+        "tensorflow",
+        "alexnet-r",
+        mode="train",
+        threads=1,
+        batch=64,
+    ),
+    Plant("healthy fcn-r infer in mxnet", "mxnet", "fcn-r", mode="infer", threads=1, batch=64),
+    Plant("healthy fcn-r infer in numpy", "numpy", "fcn-r", mode="infer", threads=1, batch=64),
+    Plant("healthy fcn-r infer in caffe", "caffe", "fcn-r", mode="infer", threads=2, batch=64),
+    Plant("healthy fcn-r train in caffe", "caffe", "fcn-r", mode="train", threads=1, batch=64),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a diagnosis made of a plant.  ``found`` has cause, seconds and seconds at most."""
+
+    plant: str
+    engine: str
+    case: str
+    planted: str
+    cause: str
+    truth_s: float | None
+    measured_s: float
+    found: tuple[tuple[str, float | None, float], ...]
+
+    @property
+    def first(self) -> str:
+        """The cause that is named first."""
+        return self.found[0][0] if self.found else "nothing"
+
+    @property
+    def heaviest_share(self) -> float:
+        """The share of the time that the first cause weighs."""
+        return (self.found[0][1] or 0.0) / self.measured_s if self.found else 0.0
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the planted cause is named first; in a healthy case, none that weighs much."""
+        return self.first == self.cause if self.cause else self.heaviest_share <= FALSE_SHARE
+
+    @property
+    def error(self) -> float | None:
+        """How far the seconds of the planted cause are from the truth, relatively."""
+        own = next((seconds for cause, seconds, _ in self.found if cause == self.cause), None)
+        return own / self.truth_s - 1 if own is not None and self.truth_s else None
+
+    @property
+    def is_near(self) -> bool:
+        """Whether they are near to it."""
+        return self.error is not None and abs(self.error) <= NEAR
+
+
+def examine(plant: Plant, tell: Tell) -> Outcome:
+    """Take the truth of a plant, measure a run with it, and diagnose that.
+
+    Raises:
+        KernelprofError: it could not be measured.
+    """
+    truth_s = _truth_s(plant, tell) if plant.cause else None
+    with tempfile.TemporaryDirectory() as folder:
+        file = _measured_run(plant, Path(folder) / "planted.kprof", tell)
+        cases = list(case_results(file))
+        (case,) = (c for c in cases if c.batch == plant.batch)
+        if plant.cause == DISPATCH:
+            truth_s = _calling_s(cases)
+        tell(f"{plant.name}: diagnosing")
+        own = {plant.engine: _environment(plant)}
+        Diagnosing(file, own=own).diagnose([case], cases)
+        (found,) = (c for c in diagnosed(file, cases) if c.batch == plant.batch)
+        file.close()
+    assert found.diagnosis is not None
+    return Outcome(
+        plant=plant.name,
+        engine=plant.engine,
+        case=f"{plant.network} {plant.mode}, batch {plant.batch}, {counted(plant.threads, 'CPU')}",
+        planted=" ".join(f"{name}={value}" for name, value in plant.variables.items()),
+        cause=plant.cause,
+        truth_s=truth_s,
+        measured_s=found.measured.value_s,
+        found=tuple((f.cause, f.seconds, f.at_most_s) for f in found.diagnosis.findings),
+    )
+
+
+def _truth_s(plant: Plant, tell: Tell) -> float | None:
+    """What the whole network takes less without the plant; None where nothing can be unset."""
+    if not plant.healthy:
+        return None
+    tell(f"{plant.name}: with it and without it")
+    (cpus,) = placements([plant.threads], None)
+    case = Case(plant.network, plant.engine, cpus, plant.batch, plant.mode)
+    definition = network(plant.network)
+    trial = try_change(
+        _environment(plant), plant.variables, plant.healthy, case, definition, TRUTH_S
+    )
+    return trial.actual.value_s if trial.actual else None
+
+
+def _calling_s(cases: list[CaseResult]) -> float:
+    """What a call costs whatever its batch: the smallest one's time less that of its samples."""
+    small, less, more = sorted(cases, key=lambda case: case.batch)
+    sample_s = (more.measured.value_s - less.measured.value_s) / (more.batch - less.batch)
+    return small.measured.value_s - small.batch * sample_s
+
+
+def _measured_run(plant: Plant, path: Path, tell: Tell) -> RunFile:
+    batches = (plant.batch, *AGAINST_BATCHES) if plant.cause == DISPATCH else (plant.batch,)
+    options = runner.choose(
+        [plant.network],
+        engines=plant.engine,
+        threads=str(plant.threads),
+        modes=plant.mode,
+        batches=",".join(map(str, batches)),
+        budget=BUDGET,
+        quick=True,
+        variables=[f"{plant.engine}:{name}={value}" for name, value in plant.variables.items()],
+    )
+    file, options = runner.open_run(path, options, "python -m kernelprof.studies.planted")
+    report = Report(lambda what, _: tell(f"{plant.name}: {what}"))
+    runner.measure(file, options, report, {plant.engine: _environment(plant)})
+    file.record("ceilings", ceilings(this_machine(), [plant.threads]).to_json())
+    return file
+
+
+def _environment(plant: Plant) -> Environment:
+    """The engine's; a plant in its networks needs the adapter that plants."""
+    found = environment(plant.engine)
+    if found is None:
+        raise KernelprofError(f"{plant.engine} is not installed")
+    if not plant.in_adapter:
+        return found
+    planted_in = {"PLANTED_ENGINE": found.adapter, **found.variables}
+    return replace(found, adapter=str(ADAPTER), variables=planted_in)
+
+
+def main(
+    folder: Annotated[Path, typer.Option("-o", "--output", help="Where to publish.")],
+    only: Annotated[str | None, typer.Option(help="Plants whose names hold this.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Those too that are known.")] = False,
+) -> None:
+    """Plant, measure, diagnose; what is known of a plant already is kept."""
+    known = {} if again else _known(folder)
+    chosen = [plant for plant in PLANTS if only is None or only in plant.name]
+    for plant in chosen:
+        if plant.name in known:
+            continue
+        try:
+            with sole_measurement(), progress() as step:
+                known[plant.name] = examine(plant, lambda what: step(what, 0.0))
+        except KernelprofError as error:
+            err.print(f"{plant.name}: {error}", markup=False, soft_wrap=True)
+            continue
+        out.print(_line(known[plant.name]), markup=False, soft_wrap=True)
+        outcomes = [known[plant.name] for plant in PLANTS if plant.name in known]
+        data = {"outcomes": [asdict(outcome) for outcome in outcomes]}
+        publish(folder, "kernelprof.studies.planted", TITLE, _body(outcomes), data)
+
+
+def _known(folder: Path) -> dict[str, Outcome]:
+    try:
+        stored = json.loads((folder / "data.json").read_text())["outcomes"]
+    except OSError:
+        return {}
+    return {
+        one["plant"]: Outcome(**{**one, "found": tuple(map(tuple, one["found"]))}) for one in stored
+    }
+
+
+def _line(outcome: Outcome) -> str:
+    found = "; ".join(
+        f"{cause} {duration(most if seconds is None else seconds)}"
+        for cause, seconds, most in outcome.found
+    )
+    truth = "" if outcome.truth_s is None else f" (truth {duration(outcome.truth_s)})"
+    return (
+        f"{'right' if outcome.is_right else 'WRONG'}: {outcome.plant}{truth}: {found or 'nothing'}"
+    )
+
+
+def _body(outcomes: list[Outcome]) -> str:
+    planted = [outcome for outcome in outcomes if outcome.cause]
+    healthy = [outcome for outcome in outcomes if not outcome.cause]
+    right = sum(outcome.is_right for outcome in planted)
+    near = sum(outcome.is_near for outcome in planted)
+    engines = len({outcome.engine for outcome in planted})
+    return f"""
+{counted(len(planted), "plant")} in {counted(engines, "engine")}: the planted cause is named first \
+in {right} of them (goal: 95 %), its time is within {share(NEAR)} of the truth in {near}.  \
+Of {counted(len(healthy), "healthy case")}, {sum(o.is_right for o in healthy)} have no finding above \
+{share(FALSE_SHARE)} of the time.
+
+The truth is what the whole network takes less without the plant, measured in turns with it; of \
+tiny batches, what its time over larger batches says that a call costs.  It is not told to the \
+diagnosis, which reads a run as any other.
+
+## Plants
+
+{table(PLANT_HEADER, [_plant_row(outcome) for outcome in planted])}
+## Healthy cases
+
+{table(HEALTHY_HEADER, [_healthy_row(outcome) for outcome in healthy])}"""
+
+
+PLANT_HEADER = ("plant", "engine, case", "named first", "time", "truth", "found", "off by")
+HEALTHY_HEADER = ("engine", "case", "time", "found")
+
+
+def _plant_row(outcome: Outcome) -> tuple[str, ...]:
+    found = next((s for cause, s, _ in outcome.found if cause == outcome.cause), None)
+    return (
+        f"{outcome.plant} (`{outcome.planted}`)",
+        f"{outcome.engine}, {outcome.case}",
+        outcome.first if outcome.is_right else f"**{outcome.first}**, not {outcome.cause}",
+        duration(outcome.measured_s),
+        "none" if outcome.truth_s is None else duration(outcome.truth_s),
+        "none" if found is None else duration(found),
+        "none" if outcome.error is None else percent(outcome.error),
+    )
+
+
+def _healthy_row(outcome: Outcome) -> tuple[str, ...]:
+    found = [
+        f"{cause} {'up to ' if s is None else ''}{duration(most if s is None else s)}"
+        for cause, s, most in outcome.found
+    ]
+    time_s = duration(outcome.measured_s)
+    return outcome.engine, outcome.case, time_s, "; ".join(found) or "nothing"
+
+
+if __name__ == "__main__":
+    run(main)
