@@ -2,8 +2,7 @@
 """What MXNet's profiler tells of a network: each operator that its engine runs, by layer.
 
 The profiler names operators, not the nodes of the graph that they stand for.  Which node one is
-follows from the order: the engine's thread runs nodes as they become ready, first come, first
-served.
+follows from the order: the engine runs them as the graph has them, but for those that wait longer.
 """
 
 from __future__ import annotations
@@ -73,7 +72,8 @@ def nodes_of(text: str) -> list[Node]:
     for line in text.splitlines():
         started, read = NODE.fullmatch(line), READ.fullmatch(line)
         if started:
-            latest[started["name"]] = len(nodes)
+            if nodes:
+                latest[nodes[-1].name] = len(nodes) - 1
             nodes.append(Node(started["operator"], started["name"], (), ()))
         elif read and read["name"] in latest:
             nodes[-1] = nodes[-1]._replace(reads=(*nodes[-1].reads, latest[read["name"]]))
@@ -115,9 +115,8 @@ def _named(node: Node, known: set[str]) -> str:
 def executed(operators: Sequence[str], nodes: Sequence[Node]) -> list[int | None]:
     """Which node each operator that ran stands for, in order; None for what the graph lacks.
 
-    No node runs before those it reads.  Of several nodes of one operator it is the one that has
-    been ready longest, unless what runs later tells otherwise: the engine knows more that a node
-    has to wait for than the graph does.  What cannot be told after many trials is None.
+    No node runs before those it reads.  Of several nodes of one operator the first one has run,
+    unless what runs later tells otherwise.  What cannot be told after many trials is None.
     """
     beyond = Counter(operators) - Counter(node.operator for node in nodes)
     ready = _Ready(nodes)
@@ -140,7 +139,7 @@ def executed(operators: Sequence[str], nodes: Sequence[Node]) -> list[int | None
 
 
 class _Ready:
-    """The nodes whose inputs are there, in the order in which they came to be."""
+    """The nodes that have not run and whose inputs are there."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
@@ -149,29 +148,28 @@ class _Ready:
         for place, node in enumerate(nodes):
             for read in set(node.reads):
                 self.readers[read].append(place)
-        self.places = [place for place, missing in enumerate(self.missing) if not missing]
-        self.ranks: list[int] = []  # that those which have run had among the ready
+        self.places = {place for place, missing in enumerate(self.missing) if not missing}
 
     def of(self, operator: str) -> list[int]:
+        """The nodes of an operator, in the order of the graph."""
         return sorted(place for place in self.places if self.nodes[place].operator == operator)
 
     def run(self, place: int | None) -> None:
+        """Now its readers miss one thing less."""
         if place is not None:
-            self.ranks.append(self.places.index(place))
             self.places.remove(place)
             for reader in self.readers[place]:
                 self.missing[reader] -= 1
                 if not self.missing[reader]:
-                    self.places.append(reader)
+                    self.places.add(reader)
 
     def undo(self, place: int | None) -> None:
-        """As if it had not run; it is the latest that has."""
+        """As if it had not run; none of its readers has."""
         if place is not None:
+            self.places.add(place)
             for reader in self.readers[place]:
-                if not self.missing[reader]:
-                    self.places.remove(reader)
+                self.places.discard(reader)
                 self.missing[reader] += 1
-            self.places.insert(self.ranks.pop(), place)
 
 
 class Owners:
@@ -207,10 +205,7 @@ def profiled(
     windows: Sequence[Window], events: Sequence[Event], owners: Owners
 ) -> list[ProfiledCall]:
     """The calls, each with the operators that began within it."""
-    ran = sorted(
-        (event for event in events if event.operator not in WAITING),
-        key=lambda event: (event.start_ns, -event.end_ns),
-    )
+    ran = _once(events)
     calls = []
     for window in windows:
         first_ns = window.start_ns - MICROSECOND_NS  # the profiler's times are rounded down
@@ -220,6 +215,16 @@ def profiled(
         spans = [_span(event, window, *owner) for event, owner in zip(within, found)]
         calls.append(ProfiledCall(window.duration_ns, spans))
     return calls
+
+
+def _once(events: Iterable[Event]) -> list[Event]:
+    """What is work, by its start: MXNet's synchronous engine reports an operator within itself."""
+    ran: list[Event] = []
+    for event in sorted(events, key=lambda event: (event.start_ns, -event.end_ns)):
+        again = ran and event.operator == ran[-1].operator and event.start_ns < ran[-1].end_ns
+        if event.operator not in WAITING and not again:
+            ran.append(event)
+    return ran
 
 
 def _span(event: Event, window: Window, layer: str, what: str) -> Span:

@@ -484,9 +484,10 @@ class TensorflowNetwork(WholeNetwork):
     def profile(self, calls: int) -> list[ProfiledCall]:
         if not self.graph:
             raise Unsupported("op by op TensorFlow's profiler does not tell layers apart")
+        graph: Any = self._call
         nodes = {
             node.name: (node.type, tuple(tensor.op.name for tensor in node.inputs))
-            for node in self._call.graph.get_operations()
+            for node in graph.graph.get_operations()
         }
         return profiled(recorded(self.call, calls), Owners(self.network, self.mode, nodes))
 

@@ -96,13 +96,13 @@ class Cause:
 
     @property
     def savings(self) -> str:
-        """What a change was foretold to save and saved, where it was tried and matters most."""
-        if not self.tried:
-            return NONE
-        finding = self.tried[0].finding
+        """What a change is foretold to save, and what it saved where it was tried."""
+        finding = (self.tried or self.instances)[0].finding
         foretold_s = finding.foretold.value_s if finding.foretold else finding.seconds
+        if finding.actual is None:
+            return f"{signed_duration(finding.foretold.value_s)} ->" if finding.foretold else NONE
         told = NONE if foretold_s is None else signed_duration(foretold_s)
-        return f"{told} -> {signed_duration(finding.actual.value_s) if finding.actual else NONE}"
+        return f"{told} -> {signed_duration(finding.actual.value_s)}"
 
 
 def diagnosed(cases: Sequence[CaseResult], engine: str) -> list[CaseResult]:

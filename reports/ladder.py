@@ -25,8 +25,7 @@ from kernelprof.diagnosis.ledger import (
 from kernelprof.results import CaseResult, LayerResult
 from kernelprof.units import TimeUnit, counted, in_unit
 
-from .derived import layers_unit
-from .ledger import diagnosis_of, part_s
+from .ledger import NOTHING_S, diagnosis_of, part_s, parts_unit, tidy
 from .lines import printable
 from .order import largest
 from .text_table import WIDE, add_number_columns, or_none, text_table
@@ -34,7 +33,6 @@ from .text_table import WIDE, add_number_columns, or_none, text_table
 LAYERS_SHOWN = 25
 OTHER = "other operations"  # that the engine runs for none of the layers
 OUTSIDE = (FEEDING, IDLE, TIMER, RESIDUAL)
-NOTHING_S = 1e-12
 RUNGS = ("ceiling", "reference", "alone", "in network")
 STEPS = ("+kernel", "+context")  # from the ceiling to alone, from alone to in network
 
@@ -118,7 +116,7 @@ def steps(case: CaseResult) -> list[tuple[str, float]]:
 
 def ladder_table(case: CaseResult, width: int = WIDE) -> Table:
     """The rungs of each layer and the steps between; the column of the network adds up."""
-    unit = layers_unit(case)
+    unit = parts_unit(case)
     table = text_table("layer")
     heads = [*RUNGS, *STEPS] if width >= WIDE else [*RUNGS[:1], *RUNGS[2:], *STEPS]
     add_number_columns(table, *(f"{head}\n{unit.symbol}" for head in heads))
@@ -133,7 +131,7 @@ def ladder_table(case: CaseResult, width: int = WIDE) -> Table:
         if name == UPDATING and abs(seconds) <= NOTHING_S < part_s(case, UPDATING):
             table.add_row("update, within the layers", *before, or_none(None, str))
         elif name not in (OTHER, TIMER) or abs(seconds) > NOTHING_S:
-            table.add_row(name, *before, in_unit(_tidy(seconds), unit))
+            table.add_row(name, *before, in_unit(tidy(seconds), unit))
     measured = in_unit(case.measured.value_s, unit)
     table.add_row(Text("whole step", style="bold"), *before, measured)
     return table
@@ -163,11 +161,6 @@ def signed(seconds: float, unit: TimeUnit) -> str:
     ('-2.10', '0')
     """
     return ("+" if seconds > 0 else "") + in_unit(seconds, unit)
-
-
-def _tidy(seconds: float) -> float:
-    """Without what rounding leaves of nothing."""
-    return 0.0 if abs(seconds) <= NOTHING_S else seconds
 
 
 def _step(low_s: float | None, high_s: float | None) -> float | None:

@@ -25,7 +25,6 @@ from kernelprof.diagnosis.ledger import (
 from kernelprof.results import CaseResult, Diagnosis
 from kernelprof.units import TimeUnit, column_unit, count, counted, duration, in_unit, share
 
-from .derived import layers_unit
 from .labels import of_engine
 from .lines import printable
 from .order import largest
@@ -53,6 +52,7 @@ HYPHENATED = {  # where room is dear
     "residual": "resi-\ndual",
 }
 JUDGED = f"{100 * JUDGED_SHARE:g} %"
+NOTHING_S = 1e-12  # what rounding leaves of nothing
 SHOWN_SHARE = (
     0.0005  # of the time, which is written as 0.1 %: a part that never has it needs no room
 )
@@ -76,6 +76,16 @@ def part_s(case: CaseResult, part: str, layer: str | None = None) -> float:
         for one in diagnosis_of(case).ledger
         if one.part == part and layer in (None, one.layer)
     )
+
+
+def parts_unit(case: CaseResult) -> TimeUnit:
+    """The unit for the parts of a case: that of a tenth of its time, as large layers take."""
+    return column_unit([case.measured.value_s / 10])
+
+
+def tidy(seconds: float) -> float:
+    """The seconds, without what rounding leaves of nothing."""
+    return 0.0 if abs(seconds) <= NOTHING_S else seconds
 
 
 def ledger_json(case: CaseResult) -> list[dict[str, Any]]:
@@ -120,12 +130,12 @@ def _cells(cases: Sequence[CaseResult], parts: Sequence[str], unit: TimeUnit) ->
     yield Text(in_unit(total_s, unit))
     for part in parts:
         own_s = sum(part_s(case, part) for case in cases)
-        yield Text(f"{100 * own_s / total_s + 0.0:.1f}")
+        yield Text(f"{round(100 * own_s / total_s, 1) + 0.0:.1f}")  # + 0.0 turns -0.0 into 0.0
 
 
 def layers_ledger_table(case: CaseResult) -> Table:
     """The parts of a case by layer, and below them those of none, which add up to the time."""
-    unit = layers_unit(case)
+    unit = parts_unit(case)
     table = text_table("layer")
     add_number_columns(table, *(f"{SHORT[part]} {unit.symbol}" for part in OF_LAYERS))
     add_number_columns(table, f"all {unit.symbol}", "share")
@@ -135,7 +145,7 @@ def layers_ledger_table(case: CaseResult) -> Table:
         cells = [in_unit(seconds, unit) for seconds in own]
         table.add_row(name, *cells, *_sum_cells(case, sum(own), unit))
     for part in PARTS:
-        if part not in OF_LAYERS and (seconds := part_s(case, part)):
+        if part not in OF_LAYERS and (seconds := tidy(part_s(case, part))):
             table.add_row(part, "", "", "", *_sum_cells(case, seconds, unit))
     totals = [in_unit(part_s(case, part), unit) for part in OF_LAYERS]
     measured = _sum_cells(case, case.measured.value_s, unit)

@@ -56,6 +56,8 @@ DERIVED = (  # what it asks of a case
     ladder.layer_rungs,
     ladder.signed,
     ladder.together,
+    ledger.parts_unit,
+    ledger.tidy,
     ledger.unknown_sentence,
     ledger.with_ledger,
     units.column_unit,

@@ -2,9 +2,10 @@
 
 An adapter given by path, so it is loaded into the package of the probes and imports from there.
 A kernel takes FAKE_KERNEL_NS + flop / FAKE_FLOP_PER_NS; a network the sum of its kernels and
-FAKE_CALL_NS + FAKE_DISPATCH_NS for each of them, FAKE_FEED_NS for its input, FAKE_COPY_NS before
-the kernels of convolutions, and FAKE_SLOW_NS for those of the layer FAKE_SLOW_LAYER.  Its profiler
-takes FAKE_PROFILER_NS for each operation.
+FAKE_CALL_NS + FAKE_DISPATCH_NS for each of them, FAKE_COPY_NS before those of convolutions, and
+FAKE_SLOW_NS for those of the layer FAKE_SLOW_LAYER; one that is no chain waits FAKE_FEED_NS for
+its input.  Its profiler takes FAKE_PROFILER_NS for each operation, and fails if FAKE_PROFILER is
+"none".
 
 FAKE_CRASH, FAKE_HANG, FAKE_UNSUPPORTED, FAKE_WRONG and FAKE_MEMORY name the kind of a primitive
 whose kernels crash, hang, ...; for FAKE_MEMORY it may be "network".  FAKE_CRASH_TURN and
@@ -137,6 +138,7 @@ class FakeNetwork(WholeNetwork):
             run_out()
         time.sleep(float(os.environ.get("FAKE_BUILD_S", "0")))
         self.kernels = kernels(network, data.batch, mode, FakeEngine.fusion)
+        self.feed_ns = 0 if network.name.startswith("chain-") else number("FEED_NS")
         self.reference = NumpyNetwork(network, mode, data)
         self.parameters = self.reference.parameters + number("PARAMETERS")
 
@@ -144,13 +146,15 @@ class FakeNetwork(WholeNetwork):
         return wait(self.planned(0)[-1].end_ns)
 
     def profile(self, calls: int) -> list[ProfiledCall]:
+        if os.environ.get("FAKE_PROFILER") == "none":
+            raise Unsupported("fake's profiler is gone")
         spans = self.planned(number("PROFILER_NS", 2_000))
         return [ProfiledCall(spans[-1].end_ns, spans[:-1]) for _ in range(calls)]
 
     def planned(self, profiler_ns: int) -> list[Span]:
         """What happens when, and at last the end of all."""
         spans: list[Span] = []
-        now = number("CALL_NS", 100_000) + number("FEED_NS")
+        now = number("CALL_NS", 100_000) + self.feed_ns
         for kernel in self.kernels:
             now += number("DISPATCH_NS", 5_000) + profiler_ns
             kind = kernel.primitives[0].kind

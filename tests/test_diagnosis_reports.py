@@ -104,6 +104,13 @@ class TestTerminal:
         found = with_diagnosis(case, (capped(case, 0.31, 0.29),))
         assert re.search(rf"{CAPPED} .* 31.0 % +1 confirmed +\S+ m?s -> ", printed([found]))
 
+    def test_what_kernels_foretell_is_shown_before_the_network_tried_it(
+        self, case: CaseResult
+    ) -> None:
+        foretold = replace(capped(case, 0.31, 0.29), actual=None)
+        text = printed([with_diagnosis(case, (foretold,))])
+        assert re.search(rf"{CAPPED} .* not tried +\S+ m?s -> *$", text, re.MULTILINE)
+
     def test_a_change_that_saves_nothing_is_not_confirmed_and_comes_last(
         self, case: CaseResult
     ) -> None:

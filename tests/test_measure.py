@@ -58,7 +58,14 @@ def options(**changed) -> Options:
 class Run:
     """A measurement into a file of its own."""
 
-    def __init__(self, folder: Path, chosen: Options, patience: Patience, calibrate: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        chosen: Options,
+        patience: Patience,
+        calibrate: bool,
+        chains: str = "",  # what the names of chains begin with that are measured
+    ) -> None:
         meta = {"kernelprof": "0", "command": "", "started": "", "machine": {}}
         self.file = RunFile.create(folder / "a.kprof", {**meta, "options": chosen.to_json()})
         self.done = []
@@ -67,7 +74,11 @@ class Run:
             "numpy": Environment("numpy", sys.executable, "numpy"),
             "absent": None,
         }
-        self.planned = [g for g in groups(chosen) if calibrate or not g.calibration]
+        self.planned = [
+            group
+            for group in groups(chosen)
+            if not group.calibration or (calibrate and group.network.name.startswith(chains))
+        ]
         self.chosen, self.patience = chosen, patience
         self.again()
 

@@ -245,6 +245,8 @@ def reorders(e: Evidence) -> Iterator[Finding]:
     if e.ledger is None:
         return
     seconds = e.ledger.seconds(COPIES)
+    if seconds < LEAST_SHARE * e.measured_s:
+        return
     said = [f"{share(e.ledger.share(COPIES))} of the time moves data ({_largest(e, COPIES)})"]
     made = [call for call in e.verbose.onednn if call.primitive == REORDER] if e.verbose else []
     if made:
@@ -257,7 +259,7 @@ def reorders(e: Evidence) -> Iterator[Finding]:
         "keep images channels last" if change else "layers that agree on a layout",
         seconds=None if change else seconds,
         change=change,
-        at_most_s=seconds,
+        at_most_s=_above_ceiling_s(e),  # other kernels may gain by it too, and lose
     )
 
 
@@ -387,7 +389,7 @@ def unknown(e: Evidence) -> Iterator[Finding]:
     if e.ledger is not None and not e.ledger.is_known:
         rest_s = e.ledger.seconds(RESIDUAL)
         yield _suspect(
-            "not known",
+            "unexplained time",
             [f"no operation runs in {duration(rest_s)} of a call, and calling does not explain it"],
             "look at a timeline: `kernelprof diagnose --keep FOLDER` has a flame graph",
             seconds=rest_s,

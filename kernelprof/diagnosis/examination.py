@@ -185,7 +185,8 @@ def _ledger(
 ) -> Ledger:
     counters = profile["counters"]
     facts = run.evidence(stored.id)[FACTS]
-    faults_s = counters["minor_faults"] * profile["page_fault_ns"] * 1e-9
+    # Threads that share a kernel share the pages that it touches first.
+    faults_s = counters["minor_faults"] * profile["page_fault_ns"] * 1e-9 / stored.case.threads
     known = Known(
         plain_s=_plain_ns(profile) * 1e-9,
         usual=_usual(run, stored),
