@@ -29,12 +29,11 @@ from .memory_bound import (
 )
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape, product
-from .spans import ProfiledCall
+from .spans import ProfiledCall, moving_layers
 from .spans_cntk import Owners, layers_of_nodes, node_timing, profiled_call
 
 CPU = cntk.cpu()
 ALL_AXES = cntk.Axis.all_axes()
-MOVERS = ("pad_channels", "transpose")  # primitives that move data and do nothing else
 Nodes = dict[str, Any]  # operand name -> a CNTK variable or function
 
 
@@ -440,16 +439,10 @@ class CntkNetwork(WholeNetwork):
         return arrays
 
     def profile(self, calls: int) -> list[ProfiledCall]:
-        layers = self.network.layers
-        chains = {
-            layer.name: self.network.primitives(layer, self.data.batch, self.mode)
-            for layer in layers
-        }
-        movers = frozenset(
-            name for name, chain in chains.items() if any(p.kind in MOVERS for p in chain)
-        )
+        movers = moving_layers(self.network, self.data.batch, self.mode)
         # Beside the graph's nodes there are a trainer's, which sum up the loss.
-        owners = Owners(layers_of_nodes(self.nodes), layers[-1].name, movers)
+        rest = self.network.layers[-1].name
+        owners = Owners(layers_of_nodes(self.nodes), rest, frozenset(movers))
         with node_timing(cntk_py):
             return [profiled_call(cntk_py, self.call, owners) for _ in range(calls)]
 

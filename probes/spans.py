@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .network import Network
+
 # What a span's own time is spent on: all of it that no span within it covers.
 KERNEL = "kernel"  # the arithmetic of a layer, forwards or backwards
 COPY = "copy"  # moving data from one place or layout to another
@@ -11,6 +13,7 @@ ALLOCATION = "allocation"
 UPDATE = "update"  # of the weights
 DISPATCH = "dispatch"  # finding out what to run next: Python, a graph's executor, a wrapper
 WHATS = (KERNEL, COPY, ALLOCATION, UPDATE, DISPATCH)
+MOVING = {"copy", "pad_channels", "transpose"}  # primitives whose very work it is to move data
 
 
 class Span(NamedTuple):
@@ -33,3 +36,13 @@ class ProfiledCall(NamedTuple):
 
     duration_ns: int
     spans: list[Span]
+
+
+def moving_layers(network: Network, batch: int, mode: str) -> set[str]:
+    """The layers that do nothing but move data: for them that is no copy, but the kernel."""
+    return {
+        layer.name
+        for layer in network.layers
+        if (primitives := network.primitives(layer, batch, mode))
+        and MOVING.issuperset(primitive.kind for primitive in primitives)
+    }

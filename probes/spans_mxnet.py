@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from .network import Network
-from .spans import ALLOCATION, COPY, KERNEL, UPDATE, ProfiledCall, Span
+from .spans import ALLOCATION, COPY, KERNEL, UPDATE, ProfiledCall, Span, moving_layers
 
 # How an executor prints its graph.
 NODE = re.compile(r"Op:(?P<operator>\S+), Name=(?P<name>.*)")
@@ -32,7 +32,6 @@ MOVES = set(
     "CopyCPU2CPU Cast Concat Pad Reshape SliceChannel _copy _copyto _identity_with_attr_like_rhs "
     "expand_dims identity reshape slice slice_axis transpose".split()
 )
-MOVING_KINDS = {"copy", "pad_channels", "transpose"}  # of layers whose very work it is
 WAITING = {"WaitForVar"}
 FREEING = {"DeleteVariable"}
 
@@ -178,11 +177,7 @@ class Owners:
     def __init__(self, network: Network, mode: str, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
         self.layers = layers_of(nodes, [layer.name for layer in network.layers])
-        self.moving = {
-            layer.name
-            for layer in network.layers
-            if {p.kind for p in network.primitives(layer, 1, mode)} & MOVING_KINDS
-        }
+        self.moving = moving_layers(network, 1, mode)
 
     def of(self, operators: Sequence[str]) -> list[tuple[str, str]]:
         """The layer, or nothing where none can be told, and what each one's time is spent on."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from .network import Network
-from .spans import COPY, DISPATCH, KERNEL, UPDATE, ProfiledCall, Span
+from .spans import COPY, DISPATCH, KERNEL, UPDATE, ProfiledCall, Span, moving_layers
 
 CALL = "kernelprof_call"  # an event around each call that is profiled
 OPERATOR = re.compile(r"(?P<node>[^\s:]+):(?P<type>\w+)")  # how an operator's event is called
@@ -32,7 +32,6 @@ MOVES = set(
     "StridedSliceGrad ToTf Transpose".split()
 )
 # Layers whose very work is to move data.
-MOVING_KINDS = {"copy", "pad_channels", "transpose"}
 # What a fused operator's time goes into; its name is that of the last operator fused into it.
 FUSED_INTO = ("Conv2D", "MatMul", "BatchNorm")
 
@@ -69,11 +68,7 @@ class Owners:
             for read in inputs:
                 self.readers.setdefault(read, []).append(name)
         self.layers = {scope_of(network, layer.name): layer.name for layer in network.layers}
-        self.moving = {
-            layer.name
-            for layer in network.layers
-            if {p.kind for p in network.primitives(layer, 1, mode)} & MOVING_KINDS
-        }
+        self.moving = moving_layers(network, 1, mode)
 
     def span(self, node: str, operator: str) -> tuple[str, str]:
         """The layer, or nothing where none can be told, and what the node's time is spent on."""

@@ -26,7 +26,7 @@ from .memory_bound import (
 )
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape
-from .spans import ProfiledCall
+from .spans import ProfiledCall, moving_layers
 from .spans_torch import Recorded, profiled_calls
 from .torch_layout import Layout
 
@@ -35,7 +35,6 @@ Chain = tuple[Primitive, ...]
 
 # What works element by element, or channel by channel, takes images as they come.
 ANY_SHAPE = ("activation", "add", "batch_norm", "copy", "dropout", "lrn", "pad_channels", "scale")
-MOVING = {"copy", "pad_channels", "transpose"}  # whose work it is to move data
 
 # Operators: from the operands of a chain of primitives to the output of its last one.
 
@@ -231,11 +230,7 @@ class TorchNetwork(WholeNetwork):
         self.parameters = sum(tensor.numel() for tensor in self.trained.values())
         self.input = network.input.name, layout.place(torch.from_numpy(data.input))
         self.steps: Iterable[Step] = self._steps(network, data.batch)
-        self.moving = {
-            layer.name
-            for layer in network.layers
-            if MOVING.issuperset(p.kind for p in network.primitives(layer, data.batch, mode))
-        }
+        self.moving = moving_layers(network, data.batch, mode)
         if mode == TRAIN:
             self.optimizer = torch.optim.SGD(
                 list(self.trained.values()), lr=network.learning_rate, momentum=network.momentum

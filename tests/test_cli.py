@@ -29,6 +29,7 @@ COMMANDS = (
     ("show",),
     ("run",),
     ("bench",),
+    ("diagnose",),
     ("predict",),
     ("scale",),
     ("report",),

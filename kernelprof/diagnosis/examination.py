@@ -89,16 +89,20 @@ def findings(evidence: Evidence, seen: Stored) -> tuple[Finding, ...]:
 
 
 def _all_findings(evidence: Evidence, seen: Stored) -> Iterator[Finding]:
-    """What every rule finds; those that compare kernels with others tell of what is left."""
-    explained_s = 0.0
+    """What every rule finds.
+
+    While something is known that makes kernels slow, a comparison with other kernels tells nothing
+    that would be left without it.
+    """
+    least_s = LEAST_SHARE * evidence.measured_s
+    explained = False
     for rule in CAUSES:
+        if explained and rule in COMPARISONS:
+            continue
         for suspect in rule(evidence):
-            if rule in COMPARISONS and suspect.seconds is not None:
-                left_s = suspect.seconds - explained_s
-                suspect = replace(suspect, seconds=left_s, at_most_s=left_s)
             found = _with_trial(suspect, seen)
             if found is not None:
-                explained_s += _weight_s(found) if rule in OF_KERNELS else 0.0
+                explained = explained or (rule in OF_KERNELS and _weight_s(found) >= least_s)
                 yield found
 
 

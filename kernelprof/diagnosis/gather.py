@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from kernelprof.chains import CALLS
 from kernelprof.diagnosis import hardware_counters, stacks
@@ -24,6 +25,7 @@ from kernelprof.runfile import RunFile, StoredCase
 
 # Kinds of evidence.
 PROFILE, VERBOSE, STACKS, COUNTERS = "profile", "verbose", "stacks", "counters"
+FLAME_GRAPH = "flame graph"
 FACTS, SEEN = "facts", "seen"  # of the worker; what was seen without a profiler
 MISSING = "missing"  # kind of evidence -> why it is not there
 CALLS_PROFILED = 4
@@ -34,7 +36,7 @@ PATIENCE_S = 600.0
 SEED = 1
 MOST_PRINTED = 2_000_000  # characters of a call that are kept; one of ResNet-50 has half a million
 
-Sampled = stacks.Stacks | hardware_counters.Counters
+T = TypeVar("T")
 NO_VARIABLES: Variables = {}
 Look = Callable[[Worker, StoredCase, Message], None]
 Step = tuple[StoredCase, Look, Variables]
@@ -67,7 +69,8 @@ class Gatherer:
                 self.tell(f"{stored.case.title}: looking", done)
 
     def _lacking(self, cases: Iterable[StoredCase]) -> list[StoredCase]:
-        return [c for c in cases if self.again or not self.run.evidence(c.id)]
+        anew = self.again or self.keep is not None
+        return [c for c in cases if anew or not self.run.evidence(c.id)]
 
     def _tiny_chains(self, cases: list[StoredCase]) -> list[StoredCase]:
         """Those of the same engine, placement and modes."""
@@ -134,22 +137,31 @@ class Gatherer:
                 raise
             self.run.add_evidence(stored.id, SEEN, seen)
             self._miss(stored, PROFILE, error)
-        self._sample(worker, stored, STACKS, partial(stacks.sample, facts["pid"], STACKS_S))
-        counted = partial(hardware_counters.count, facts["pid"], COUNTERS_S)
-        self._sample(worker, stored, COUNTERS, counted)
+        pid = facts["pid"]
+        for kind, look in (
+            (STACKS, partial(stacks.sample, pid, STACKS_S)),
+            (COUNTERS, partial(hardware_counters.count, pid, COUNTERS_S)),
+        ):
+            seen_from_outside = self._look_in(worker, stored, kind, look)
+            if seen_from_outside is not None:
+                self.run.add_evidence(stored.id, kind, seen_from_outside.to_json())
+        if self.keep is not None:
+            record = partial(stacks.keep, pid, STACKS_S, self.keep, _name(stored))
+            self._look_in(worker, stored, FLAME_GRAPH, record)
 
-    def _sample(
-        self, worker: Worker, stored: StoredCase, kind: str, sample: Callable[[], Sampled]
-    ) -> None:
+    def _look_in(
+        self, worker: Worker, stored: StoredCase, kind: str, look: Callable[[], T]
+    ) -> T | None:
         """Let something look in from outside while the network is called until it is done."""
         with ThreadPoolExecutor(1) as pool:
-            sampling = pool.submit(sample)
-            while not sampling.done():
+            looking = pool.submit(look)
+            while not looking.done():
                 worker.ask("repeat", PATIENCE_S, calls=1, least_s=REPEATED_S)
         try:
-            self.run.add_evidence(stored.id, kind, sampling.result().to_json())
+            return looking.result()
         except KernelprofError as error:
             self._miss(stored, kind, error)
+            return None
 
     def _print(self, worker: Worker, stored: StoredCase, seen: Message) -> None:
         """One call, while the libraries print what they do."""
@@ -161,6 +173,12 @@ class Gatherer:
     def _miss(self, stored: StoredCase, kind: str, error: Exception) -> None:
         missing = self.run.evidence(stored.id).get(MISSING, {})
         self.run.add_evidence(stored.id, MISSING, {**missing, kind: str(error)})
+
+
+def _name(stored: StoredCase) -> str:
+    """Of a case, for files."""
+    case = stored.case
+    return f"{case.network}-{case.mode}-{case.engine}-batch{case.batch}-threads{case.threads}"
 
 
 def _by_placement(cases: Iterable[StoredCase]) -> Iterator[list[StoredCase]]:

@@ -25,7 +25,7 @@ from kernelprof.runfile import RunFile
 from kernelprof.statistics import median_interval
 
 AS_IS, CHANGED = "as it is", "changed"
-STOP = StopRule(half_width=0.01, least=6, most=40)
+STOP = StopRule(half_width=0.01, least=6, most=150)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,7 +24,6 @@ from kernelprof.diagnosis.examination import diagnosed
 from kernelprof.diagnosis.trial import try_change
 from kernelprof.engines import Environment, environment
 from kernelprof.errors import KernelprofError
-from kernelprof.launch import Variables
 from kernelprof.machine import placements, this_machine
 from kernelprof.measure import Report, sole_measurement
 from kernelprof.network_sources import network
@@ -34,6 +33,7 @@ from kernelprof.results import CaseResult
 from kernelprof.runfile import RunFile
 from kernelprof.saturation import ceilings
 from kernelprof.studies.command import run
+from kernelprof.studies.planted_cases import DISPATCH, PLANTS, Plant
 from kernelprof.studies.publish import publish, table
 from kernelprof.units import counted, duration, percent, share
 
@@ -46,187 +46,6 @@ ADAPTER = Path(boot.__file__).parent / "planted.py"
 AGAINST_BATCHES = (64, 128)  # between which a sample's own time is told from a call's
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Plant:
-    """A cause, put into a case.
-
-    ``variables`` are the environment's; those of ``healthy`` take the plant's place for the truth
-    (None: unset).  A plant without ``cause`` is none: there is nothing to be found.
-    """
-
-    name: str
-    engine: str
-    network: str
-    cause: str = ""
-    variables: Mapping[str, str] = field(default_factory=dict)
-    healthy: Variables = field(default_factory=dict)
-    batch: int = 64
-    mode: str = "infer"
-    threads: int = 1
-
-    @property
-    def in_adapter(self) -> bool:
-        """Whether the engine's networks are changed, and not its environment."""
-        return any(name.startswith("PLANTED") for name in self.variables)
-
-
-def _unset(**variables: str) -> dict[str, Any]:
-    """A plant of variables that are not set otherwise."""
-    return {"variables": variables, "healthy": dict.fromkeys(variables)}
-
-
-def _pool(few_or_many: int, threads: int, *names: str) -> dict[str, Any]:
-    """A plant of pools that have more or fewer threads than there are CPUs."""
-    return {
-        "variables": dict.fromkeys(names, str(few_or_many)),
-        "healthy": dict.fromkeys(names, str(threads)),
-        "threads": threads,
-    }
-
-
-def _late(**variables: int) -> dict[str, Any]:
-    """A plant of an input that comes late."""
-    asked = {name: str(ns) for name, ns in variables.items()}
-    return {"variables": asked, "healthy": dict.fromkeys(asked, "0")}
-
-
-CAPPED, OFF = "instruction set capped", "oneDNN switched off"
-FEW, MANY = "CPUs without a thread", "more threads than CPUs"
-ASLEEP, CHURN = "threads sleep between kernels", "allocation churn"
-LATE, DENORMALS, DISPATCH = "input feeding", "denormal numbers", "dispatch-bound"
-
-OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-
-PLANTS = (
-    Plant(
-        "SSE 4.1 for oneDNN",
-        "torch",
-        "alexnet-s",
-        CAPPED,
-        batch=4,
-        **_unset(ONEDNN_MAX_CPU_ISA="SSE41"),
-    ),
-    Plant(
-        "MKL code path of old processors", "torch", "fcn-r", CAPPED, **_unset(MKL_CBWR="COMPATIBLE")
-    ),
-    Plant(
-        "SSE 4.1 for products", "tensorflow", "fcn-r", CAPPED, **_unset(ONEDNN_MAX_CPU_ISA="SSE41")
-    ),
-    Plant(
-        "SSE 4.1 for oneDNN 2.4",
-        "mxnet",
-        "alexnet-s",
-        CAPPED,
-        batch=4,
-        **_unset(DNNL_MAX_CPU_ISA="SSE41"),
-    ),
-    Plant(
-        "OpenBLAS for Nehalem",
-        "caffe",
-        "fcn-r",
-        CAPPED,
-        mode="train",
-        **_unset(OPENBLAS_CORETYPE="Nehalem"),
-    ),
-    Plant(
-        "OpenBLAS for Nehalem, NumPy",
-        "numpy",
-        "fcn-r",
-        CAPPED,
-        **_unset(OPENBLAS_CORETYPE="Nehalem"),
-    ),
-    Plant(
-        "oneDNN off", "tensorflow", "alexnet-s", OFF, batch=4, **_unset(TF_ENABLE_ONEDNN_OPTS="0")
-    ),
-    Plant("oneDNN off in MXNet", "mxnet", "alexnet-r", OFF, **_unset(MXNET_MKLDNN_ENABLED="0")),
-    Plant("half the threads", "torch", "fcn-r", FEW, **_pool(1, 2, *OPENMP)),
-    Plant(
-        "half the threads in TensorFlow",
-        "tensorflow",
-        "fcn-r",
-        FEW,
-        **_pool(1, 2, "TF_NUM_INTRAOP_THREADS"),
-    ),
-    Plant(
-        "half the threads in MXNet",
-        "mxnet",
-        "fcn-r",
-        FEW,
-        mode="train",
-        **_pool(1, 2, *OPENMP, "MXNET_OMP_MAX_THREADS"),
-    ),
-    Plant(
-        "half the threads in Caffe",
-        "caffe",
-        "fcn-r",
-        FEW,
-        **_pool(1, 2, "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"),
-    ),
-    Plant("half the threads in CNTK", "cntk", "fcn-r", FEW, **_pool(1, 2, *OPENMP)),
-    Plant("twice the threads", "torch", "fcn-r", MANY, **_pool(4, 2, *OPENMP)),
-    Plant(
-        "two threads on one CPU",
-        "mxnet",
-        "fcn-r",
-        MANY,
-        **_pool(2, 1, *OPENMP, "MXNET_OMP_MAX_THREADS"),
-    ),
-    Plant(
-        "threads that do not wait",
-        "torch",
-        "alexnet-r",
-        ASLEEP,
-        batch=16,
-        threads=2,
-        **_unset(OMP_WAIT_POLICY="passive"),
-    ),
-    Plant(
-        "memory handed back",
-        "torch",
-        "fcn-r",
-        CHURN,
-        mode="train",
-        **_unset(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536"),
-    ),
-    Plant("a sleep before each call", "torch", "fcn-r", LATE, **_late(PLANTED_SLEEP_NS=5_000_000)),
-    Plant(
-        "a loop before each call", "tensorflow", "fcn-r", LATE, **_late(PLANTED_LOOP_NS=5_000_000)
-    ),
-    Plant(
-        "a sleep before each call of MXNet",
-        "mxnet",
-        "alexnet-r",
-        LATE,
-        **_late(PLANTED_SLEEP_NS=5_000_000),
-    ),
-    Plant("tiny batches", "torch", "fcn-s", DISPATCH, batch=1),
-    Plant("healthy fcn-r infer in torch", "torch", "fcn-r", mode="infer", threads=1, batch=64),
-    Plant(
-        "healthy alexnet-s infer in torch", "torch", "alexnet-s", mode="infer", threads=1, batch=4
-    ),
-    Plant(
-        "healthy fcn-r infer in tensorflow",
-        "tensorflow",
-        "fcn-r",
-        mode="infer",
-        threads=2,
-        batch=64,
-    ),
-    Plant(
-        "healthy alexnet-r train in tensorflow",
-        "tensorflow",
-        "alexnet-r",
-        mode="train",
-        threads=1,
-        batch=64,
-    ),
-    Plant("healthy fcn-r infer in mxnet", "mxnet", "fcn-r", mode="infer", threads=1, batch=64),
-    Plant("healthy fcn-r infer in numpy", "numpy", "fcn-r", mode="infer", threads=1, batch=64),
-    Plant("healthy fcn-r infer in caffe", "caffe", "fcn-r", mode="infer", threads=2, batch=64),
-    Plant("healthy fcn-r train in caffe", "caffe", "fcn-r", mode="train", threads=1, batch=64),
-)
 
 
 @dataclass(frozen=True)
@@ -404,8 +223,8 @@ def _body(outcomes: list[Outcome]) -> str:
     return f"""
 {counted(len(planted), "plant")} in {counted(engines, "engine")}: the planted cause is named first \
 in {right} of them (goal: 95 %), its time is within {share(NEAR)} of the truth in {near}.  \
-Of {counted(len(healthy), "healthy case")}, {sum(o.is_right for o in healthy)} have no finding above \
-{share(FALSE_SHARE)} of the time.
+{sum(outcome.is_right for outcome in healthy)} of {counted(len(healthy), "healthy case")} have \
+no finding above {share(FALSE_SHARE)} of the time.
 
 The truth is what the whole network takes less without the plant, measured in turns with it; of \
 tiny batches, what its time over larger batches says that a call costs.  It is not told to the \
