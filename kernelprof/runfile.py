@@ -353,6 +353,12 @@ class RunFile:
         rows = self._db.execute("SELECT kind, content FROM evidence WHERE case_id = ?", (case_id,))
         return {kind: json.loads(content) for kind, content in rows}
 
+    def forget_evidence(self, case_id: int) -> None:
+        """Drop all that was seen of a case, for it to be looked at anew."""
+        if self._has_evidence:
+            with self._transaction() as db:
+                db.execute("DELETE FROM evidence WHERE case_id = ?", (case_id,))
+
     @property
     def _has_evidence(self) -> bool:
         """Whether something was diagnosed: only then is there a table."""

@@ -40,9 +40,9 @@ class ProfiledCall(NamedTuple):
 
 def moving_layers(network: Network, batch: int, mode: str) -> set[str]:
     """The layers that do nothing but move data: for them that is no copy, but the kernel."""
-    return {
-        layer.name
-        for layer in network.layers
-        if (primitives := network.primitives(layer, batch, mode))
-        and MOVING.issuperset(primitive.kind for primitive in primitives)
-    }
+    found = set()
+    for layer in network.layers:
+        kinds = {primitive.kind for primitive in network.primitives(layer, batch, mode)}
+        if kinds and kinds <= MOVING:
+            found.add(layer.name)
+    return found

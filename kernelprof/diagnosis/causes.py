@@ -287,12 +287,10 @@ def dispatch(e: Evidence) -> Iterator[Finding]:
     """Layers so small that finding out what to run next takes as long as to run it."""
     if e.ledger is None:
         return
-    said = [f"{share(e.ledger.share(CALLING))} of the time passes between and around kernels"]
-    if e.stacks is not None:
-        said.append(
-            f"stacks: {share(e.stacks.share(PYTHON))} Python, {share(e.stacks.share(DISPATCH))} "
-            f"the engine's code around kernels, {share(e.stacks.share(WAITING))} waiting"
-        )
+    said = [
+        f"{share(e.ledger.share(CALLING))} of the time passes between and around kernels",
+        *_stacks(e),
+    ]
     yield _suspect(
         "dispatch-bound",
         said,
@@ -307,7 +305,7 @@ def feeding(e: Evidence) -> Iterator[Finding]:
         late_s = e.ledger.seconds(FEEDING)
         yield _suspect(
             "input feeding",
-            [f"{duration(late_s)} pass before the first kernel of a call begins"],
+            [f"{duration(late_s)} pass before the first kernel of a call begins", *_stacks(e)],
             "prepare the next input while this one is computed",
             seconds=late_s,
         )
@@ -438,6 +436,15 @@ def _against_reference(e: Evidence, kinds: tuple[str, ...]) -> Iterator[str]:
     reference_s = sum(layer.reference_s or 0.0 for layer in e.case.layers if layer.kind in kinds)
     if reference_s and own_s > reference_s:
         yield f"its products take {times(own_s / reference_s)} as long as NumPy's"
+
+
+def _stacks(e: Evidence) -> Iterator[str]:
+    """What samples of stacks tell of the time outside of kernels."""
+    if e.stacks is not None:
+        yield (
+            f"stacks: {share(e.stacks.share(PYTHON))} Python, {share(e.stacks.share(DISPATCH))} "
+            f"the engine's code around kernels, {share(e.stacks.share(WAITING))} waiting"
+        )
 
 
 def _largest(e: Evidence, part: str) -> str:

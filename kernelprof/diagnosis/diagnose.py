@@ -83,7 +83,8 @@ class Diagnosing:
             trial = self._tried(environment, case, finding)
         except KernelprofError as error:
             missing = self.run.evidence(stored.id).get(MISSING, {})
-            self.run.add_evidence(stored.id, MISSING, {**missing, kind: str(error)})
+            failed = {**missing, f"trial ({finding.remedy})": str(error)}
+            self.run.add_evidence(stored.id, MISSING, failed)
         else:
             self.run.add_evidence(stored.id, kind, trial.to_json())
 

@@ -124,7 +124,7 @@ def _with_trial(suspect: Finding, seen: Stored) -> Finding | None:
     saving = trial.actual if trial.foretold.low_s <= 0 and trial.actual else trial.foretold
     if saving.low_s <= 0:
         return None
-    known_s = trial.foretold.value_s if suspect.seconds is None else suspect.seconds
+    known_s = saving.value_s if suspect.seconds is None else suspect.seconds
     return replace(suspect, seconds=known_s, foretold=trial.foretold, actual=trial.actual)
 
 

@@ -64,6 +64,8 @@ class Gatherer:
                 *((stored, self._profile_and_sample, NO_VARIABLES) for stored in batch),
                 *((stored, self._print, VERBOSE_VARIABLES) for stored in batch),
             ]
+            for stored in [*chains, *batch] if self.again else []:
+                self.run.forget_evidence(stored.id)  # trials too
             for step, stored in enumerate(self._look(steps)):
                 done = (place + step / len(steps)) / len(batches)
                 self.tell(f"{stored.case.title}: looking", done)
@@ -138,13 +140,12 @@ class Gatherer:
             self.run.add_evidence(stored.id, SEEN, seen)
             self._miss(stored, PROFILE, error)
         pid = facts["pid"]
-        for kind, look in (
-            (STACKS, partial(stacks.sample, pid, STACKS_S)),
-            (COUNTERS, partial(hardware_counters.count, pid, COUNTERS_S)),
-        ):
-            seen_from_outside = self._look_in(worker, stored, kind, look)
-            if seen_from_outside is not None:
-                self.run.add_evidence(stored.id, kind, seen_from_outside.to_json())
+        sample = partial(stacks.sample, pid, STACKS_S)
+        if (sampled := self._look_in(worker, stored, STACKS, sample)) is not None:
+            self.run.add_evidence(stored.id, STACKS, sampled.to_json())
+        count = partial(hardware_counters.count, pid, COUNTERS_S)
+        if (counted := self._look_in(worker, stored, COUNTERS, count)) is not None:
+            self.run.add_evidence(stored.id, COUNTERS, counted.to_json())
         if self.keep is not None:
             record = partial(stacks.keep, pid, STACKS_S, self.keep, _name(stored))
             self._look_in(worker, stored, FLAME_GRAPH, record)

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from kernelprof import runner
-from kernelprof.analysis import case_results
+from kernelprof.analysis import case_results, failures
 from kernelprof.cli_measure import progress
 from kernelprof.console import err, out
 from kernelprof.diagnosis.diagnose import Diagnosing
@@ -26,14 +26,13 @@ from kernelprof.engines import Environment, environment
 from kernelprof.errors import KernelprofError
 from kernelprof.machine import placements, this_machine
 from kernelprof.measure import Report, sole_measurement
-from kernelprof.network_sources import network
 from kernelprof.plan import Case
 from kernelprof.probes import boot
 from kernelprof.results import CaseResult
 from kernelprof.runfile import RunFile
 from kernelprof.saturation import ceilings
 from kernelprof.studies.command import run
-from kernelprof.studies.planted_cases import DISPATCH, PLANTS, Plant
+from kernelprof.studies.planted_cases import DISPATCH, PLANTS, Plant, definition
 from kernelprof.studies.publish import publish, table
 from kernelprof.units import counted, duration, percent, share
 
@@ -98,7 +97,10 @@ def examine(plant: Plant, tell: Tell) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         file = _measured_run(plant, Path(folder) / "planted.kprof", tell)
         cases = list(case_results(file))
-        (case,) = (c for c in cases if c.batch == plant.batch)
+        case = next((one for one in cases if one.batch == plant.batch), None)
+        if case is None:
+            reasons = [failure.reason for failure in failures(file)] or ["it has no samples"]
+            raise KernelprofError(f"{plant.name}: {reasons[0]}")
         if plant.cause == DISPATCH:
             truth_s = _calling_s(cases)
         tell(f"{plant.name}: diagnosing")
@@ -126,10 +128,8 @@ def _truth_s(plant: Plant, tell: Tell) -> float | None:
     tell(f"{plant.name}: with it and without it")
     (cpus,) = placements([plant.threads], None)
     case = Case(plant.network, plant.engine, cpus, plant.batch, plant.mode)
-    definition = network(plant.network)
-    trial = try_change(
-        _environment(plant), plant.variables, plant.healthy, case, definition, TRUTH_S
-    )
+    changes = plant.variables, plant.healthy
+    trial = try_change(_environment(plant), *changes, case, definition(plant.network), TRUTH_S)
     return trial.actual.value_s if trial.actual else None
 
 
@@ -142,8 +142,7 @@ def _calling_s(cases: list[CaseResult]) -> float:
 
 def _measured_run(plant: Plant, path: Path, tell: Tell) -> RunFile:
     batches = (plant.batch, *AGAINST_BATCHES) if plant.cause == DISPATCH else (plant.batch,)
-    options = runner.choose(
-        [plant.network],
+    chosen = runner.choose(
         engines=plant.engine,
         threads=str(plant.threads),
         modes=plant.mode,
@@ -152,6 +151,7 @@ def _measured_run(plant: Plant, path: Path, tell: Tell) -> RunFile:
         quick=True,
         variables=[f"{plant.engine}:{name}={value}" for name, value in plant.variables.items()],
     )
+    options = replace(chosen, networks=(definition(plant.network),))
     file, options = runner.open_run(path, options, "python -m kernelprof.studies.planted")
     report = Report(lambda what, _: tell(f"{plant.name}: {what}"))
     runner.measure(file, options, report, {plant.engine: _environment(plant)})

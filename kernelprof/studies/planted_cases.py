@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernelprof.launch import Variables
+from kernelprof.network_sources import network
+from kernelprof.probes.network import Builder, Network
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class Plant:
     def in_adapter(self) -> bool:
         """Whether the engine's networks are changed, and not its environment."""
         return any(name.startswith("PLANTED") for name in self.variables)
+
+
+def definition(name: str) -> Network:
+    """A known network, or one of many layers in which there is little to do."""
+    if name != NARROW:
+        return network(name)
+    net = Builder()
+    x = net.input(64)
+    for number in range(1, 17):
+        x = net.relu(f"relu{number}", net.fully_connected(f"fc{number}", x, 64))
+    net.softmax_loss(net.fully_connected("output", x, 10))
+    return Network(NARROW, "kernelprof, planted", tuple(net.layers), batch=64, quick_batch=64)
 
 
 def _unset(**variables: str) -> dict[str, Any]:
@@ -58,6 +72,7 @@ FEW, MANY = "CPUs without a thread", "more threads than CPUs"
 ASLEEP, CHURN = "threads sleep between kernels", "allocation churn"
 LATE, DENORMALS, DISPATCH = "input feeding", "denormal numbers", "dispatch-bound"
 
+NARROW = "narrow"
 FAST_MKL = {"MKL_DEBUG_CPU_TYPE": "5"}
 OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -146,9 +161,9 @@ PLANTS = (
     Plant(
         "threads that do not wait",
         "torch",
-        "fcn-r",
+        "lstm",
         ASLEEP,
-        batch=16,
+        batch=4,
         threads=2,
         **_unset(OMP_WAIT_POLICY="passive"),
     ),
@@ -171,7 +186,9 @@ PLANTS = (
         LATE,
         **_late(PLANTED_SLEEP_NS=5_000_000),
     ),
-    Plant("tiny batches", "torch", "alexnet-r", DISPATCH, batch=1),
+    Plant("tiny layers", "torch", NARROW, DISPATCH, batch=1),
+    Plant("tiny layers in TensorFlow", "tensorflow", NARROW, DISPATCH, batch=1),
+    Plant("tiny layers in MXNet", "mxnet", NARROW, DISPATCH, batch=1),
     Plant("healthy fcn-r infer in torch", "torch", "fcn-r", mode="infer", threads=1, batch=64),
     Plant(
         "healthy alexnet-s infer in torch, channels last",
