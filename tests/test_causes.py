@@ -156,8 +156,9 @@ def test_unfolded_convolutions_are_held_against_the_fastest_engine() -> None:
 def test_kernels_are_held_against_the_reference() -> None:
     layers = (replace(CASE.layers[0], reference_s=(CASE.layers[0].engine_s or 0.0) / 4),)
     slow = replace(HEALTHY, case=replace(HEALTHY.case, layers=layers + HEALTHY.case.layers[1:]))
-    found = only(behind_reference(slow))
-    assert found.seconds == pytest.approx(0.75 * (CASE.layers[0].engine_s or 0.0))
+    for ledger_ in (slow.ledger, None):
+        found = only(behind_reference(replace(slow, ledger=ledger_)))
+        assert found.seconds == pytest.approx(0.75 * (CASE.layers[0].engine_s or 0.0))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,7 @@ def test_torch_may_keep_images_channels_last() -> None:
     assert only(reorders(replace(copying, facts=facts))).change == (
         ("KERNELPROF_LAYOUT", "channels_last"),
     )
+    assert only(reorders(replace(copying, facts=facts))).cause == "channels-first layout"
     assert only(reorders(copying)).change == ()
 
 
@@ -199,6 +201,8 @@ def test_denormals_matter_where_they_are_kept() -> None:
     found = only(denormals(replace(HEALTHY, facts=facts, denormals={"input": 0.9})))
     assert "90" in found.evidence[0]
     assert found.between_kernels
+    cheap = {**facts, "denormal_slowdown": 1.1}
+    assert not list(denormals(replace(HEALTHY, facts=cheap, denormals={"input": 0.9})))
     flushed = {**facts, "denormals": "flushed to zero"}
     assert not list(denormals(replace(HEALTHY, facts=flushed, denormals={"input": 0.9})))
     assert not list(denormals(replace(HEALTHY, facts=facts, denormals={"input": 0.001})))

@@ -46,6 +46,7 @@ KNOWN = st.builds(
         Usual,
         st.dictionaries(st.sampled_from(["a", "b"]), st.floats(0, 500)),
         st.floats(0, 500),
+        st.floats(0, 50),
         st.floats(0, 500),
     ),
     reorders_s=st.dictionaries(st.sampled_from(LAYERS), SECONDS),
@@ -174,8 +175,22 @@ def test_what_is_known_from_elsewhere_is_taken_out_of_its_layer() -> None:
 
 def test_the_smallest_layers_tell_what_calling_costs_within_operations() -> None:
     some = [Span("kernel", "fc", KERNEL, 600, 900), Span("kernel", "fc2", KERNEL, 1_000, 1_250)]
-    tiny = usual(own_times(1_400, some), 1_400)
-    assert tiny == Usual({"kernel": 250}, 600, 125)
-    found = by_part(ledger(planted(), TRUTH_S, Known(TRUTH_S, Usual(tiny.op_ns, 1_500, 500))))
+    tiny = usual([(own_times(1_400, some), 1_400)])
+    assert tiny == Usual({"kernel": 250}, 600, 0, 125)
+    known = Known(TRUTH_S, Usual(tiny.op_ns, lead_ns=1_500, gap_ns=500))
+    found = by_part(ledger(planted(), TRUTH_S, known))
     assert found[KERNELS] == 20_000 - 2 * 250
     assert found[CALLING] == 3_500 + 2 * 250
+
+
+def test_what_passes_before_the_first_operation_may_grow_with_their_number() -> None:
+    calls = []
+    for operations in (2, 4, 8):
+        lead = 1_000 + 100 * operations
+        some = [
+            Span("a", "x", KERNEL, lead + 10 * i, lead + 10 * i + 10) for i in range(operations)
+        ]
+        calls.append((own_times(lead + 10 * operations, some), lead + 10.0 * operations))
+    found = usual(calls)
+    assert (found.lead_ns, found.lead_per_op_ns) == pytest.approx((1_000, 100))
+    assert usual([]) == Usual()

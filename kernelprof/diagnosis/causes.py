@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from kernelprof.diagnosis.evidence import Evidence
 from kernelprof.diagnosis.instruction_sets import InstructionSet, of_mkl_kernel
-from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, RESIDUAL
+from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, KERNELS, RESIDUAL
 from kernelprof.diagnosis.stacks import DISPATCH, PYTHON, WAITING, Hot
 from kernelprof.diagnosis.verbose import REORDER
 from kernelprof.launch import FIXED_VARIABLES, POOL_VARIABLES, Variables
@@ -22,9 +22,11 @@ from kernelprof.units import counted, duration, share, times
 
 LEAST_SHARE = 0.03  # of the time, from which a cause is worth a line
 DENORMAL_SHARE = 0.01  # of an array's numbers
+COSTLY = 1.5  # times as long as others, from which denormal numbers matter
 SLOWER = 1.1  # times as long, from which kernels are behind others
 PRODUCTS = ("fully_connected", "lstm", "convolution", "primitive")
 CONVOLUTIONS = ("convolution",)
+BEHIND_REFERENCE = "kernels slower than the reference"
 UNFOLDING = ("gemm", "ref")  # implementations of convolutions that are none
 NEWER_MKL = 2020  # from this year on it ignores the variable that chooses its path
 SWITCHES = ("TF_ENABLE_ONEDNN_OPTS", "MXNET_MKLDNN_ENABLED", "MXNET_USE_MKLDNN_RNN")
@@ -252,15 +254,16 @@ def reorders(e: Evidence) -> Iterator[Finding]:
     if made:
         said.append(f"oneDNN made {counted(len(made), 'reorder')} in a call")
     has_choice = e.facts.get("layout") == "NCHW" and e.case.engine == "torch"
-    change: Variables = {"KERNELPROF_LAYOUT": "channels_last"} if has_choice else {}
-    yield _suspect(
-        "layout reorders",
-        said,
-        "keep images channels last" if change else "layers that agree on a layout",
-        seconds=None if change else seconds,
-        change=change,
-        at_most_s=_above_ceiling_s(e),  # other kernels may gain by it too, and lose
-    )
+    if has_choice:
+        yield _suspect(
+            "channels-first layout",
+            said,
+            "keep images channels last",
+            change={"KERNELPROF_LAYOUT": "channels_last"},
+            at_most_s=_above_ceiling_s(e),  # other kernels may gain by it too, pools mostly
+        )
+    else:
+        yield _suspect("layout reorders", said, "layers that agree on a layout", seconds=seconds)
 
 
 def page_faults(e: Evidence) -> Iterator[Finding]:
@@ -314,9 +317,9 @@ def feeding(e: Evidence) -> Iterator[Finding]:
 def denormals(e: Evidence) -> Iterator[Finding]:
     """Numbers near zero, for which processors need many times as long."""
     found = {name: part for name, part in e.denormals.items() if part > DENORMAL_SHARE}
-    if not found or e.facts.get("denormals") != "kept":
-        return
     slow = e.facts.get("denormal_slowdown", 1.0)
+    if not found or e.facts.get("denormals") != "kept" or slow < COSTLY:
+        return
     worst = max(found, key=lambda name: found[name])
     yield _suspect(
         "denormal numbers",
@@ -366,16 +369,19 @@ def slower_in_network(e: Evidence) -> Iterator[Finding]:
 
 
 def behind_reference(e: Evidence) -> Iterator[Finding]:
-    """Kernels that take longer than NumPy's, on the same CPUs in the same minutes."""
-    behind = {
-        layer.name: layer.engine_s - layer.reference_s
-        for layer in e.case.layers
-        if layer.engine_s and layer.reference_s and layer.engine_s > SLOWER * layer.reference_s
-    }
+    """Kernels that take longer than NumPy's, on the same CPUs in the same minutes.
+
+    Those within the network, where they are known: by itself a kernel pays for being called.
+    """
+    behind = {}
+    for layer in e.case.layers:
+        own_s = layer.engine_s if e.ledger is None else e.ledger.of_layer(KERNELS, layer.name)
+        if own_s and layer.reference_s and own_s > SLOWER * layer.reference_s:
+            behind[layer.name] = own_s - layer.reference_s
     if behind:
         worst = max(behind, key=lambda name: behind[name])
         yield _suspect(
-            "kernels slower than the reference",
+            BEHIND_REFERENCE,
             [f"{worst} takes {duration(behind[worst])} more than NumPy's kernel"],
             "another build of the engine, or another engine",
             seconds=sum(behind.values()),

@@ -213,14 +213,8 @@ def _usual(run: RunFile, stored: StoredCase) -> Usual:
             profile = run.evidence(other.id).get(PROFILE)
             times = _times(profile)
             if profile is not None and times is not None:
-                found.append(usual(times, _plain_ns(profile)))
-    least: dict[str, float] = {}
-    for one in found:
-        for name, ns in one.op_ns.items():
-            least[name] = min(ns, least.get(name, ns))
-    if not found:
-        return Usual()
-    return Usual(least, _median(u.lead_ns for u in found), _median(u.gap_ns for u in found))
+                found.append((times, _plain_ns(profile)))
+    return usual(found)
 
 
 def _median(values: Iterable[float]) -> float:

@@ -9,8 +9,10 @@ nothing counts twice.  The residual is the time in which nothing is known to hap
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from kernelprof.diagnosis.own_times import OwnTimes
 from kernelprof.probes.spans import ALLOCATION, COPY, DISPATCH, KERNEL, UPDATE
@@ -36,14 +38,16 @@ JUDGED_SHARE = 0.05  # of the time: with a larger residual one does not know whe
 
 @dataclass(frozen=True)
 class Usual:
-    """What calls cost an engine anyway, as its chain of the smallest layers shows.
+    """What calls cost an engine anyway, as its chains of the smallest layers show.
 
     ``op_ns`` is what each operation takes at least, by its name; ``lead_ns`` passes before the
-    first one begins, and ``gap_ns`` between one and the next.
+    first one begins, more with each operation that the call has, and ``gap_ns`` between one and
+    the next.
     """
 
     op_ns: Mapping[str, float] = field(default_factory=dict)
     lead_ns: float = 0.0
+    lead_per_op_ns: float = 0.0
     gap_ns: float = 0.0
 
 
@@ -79,6 +83,10 @@ class Ledger:
         """Of a part, all layers together."""
         return sum(one.seconds for one in self.parts if one.part == part)
 
+    def of_layer(self, part: str, layer: str) -> float:
+        """Of a part, that of one layer."""
+        return sum(x.seconds for x in self.parts if (x.part, x.layer) == (part, layer))
+
     def share(self, part: str) -> float:
         """Of the measured time."""
         return self.seconds(part) / self.measured_s
@@ -89,15 +97,31 @@ class Ledger:
         return abs(self.share(RESIDUAL)) <= JUDGED_SHARE
 
 
-def usual(times: OwnTimes, plain_ns: float) -> Usual:
-    """What a profiled call of the smallest layers tells of calls, less the profiler's own cost."""
+def usual(calls: Sequence[tuple[OwnTimes, float]]) -> Usual:
+    """What profiled calls of the smallest layers tell of calls, less the profiler's own cost.
+
+    Each comes with what it takes without a profiler, in nanoseconds.
+    """
+    if not calls:
+        return Usual()
     least: dict[str, float] = {}
-    for owner, ns in times.by_owner.items():
-        each = ns / times.counts[owner]
-        least[owner.name] = min(each, least.get(owner.name, each))
-    outside = _without_profiler(times, plain_ns)
-    operations = sum(times.counts.values())
-    return Usual(least, outside.lead_ns, outside.gap_ns / max(operations, 1))
+    points, gaps = [], []
+    for times, plain_ns in calls:
+        for owner, ns in times.by_owner.items():
+            each = ns / times.counts[owner]
+            least[owner.name] = min(each, least.get(owner.name, each))
+        outside = _without_profiler(times, plain_ns)
+        operations = max(sum(times.counts.values()), 1.0)
+        points.append((operations, outside.lead_ns))
+        gaps.append(outside.gap_ns / operations)
+    return Usual(least, *_line(points), float(np.median(gaps)))
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The least-squares line through the points that does not fall: its start and its slope."""
+    x, y = np.array(points).T
+    slope = max(float(np.polyfit(x, y, 1)[0]), 0.0) if len(set(x)) > 1 else 0.0
+    return float(np.mean(y) - slope * np.mean(x)), slope
 
 
 def ledger(times: OwnTimes, measured_s: float, known: Known) -> Ledger:
@@ -165,10 +189,12 @@ def _between_s(times: OwnTimes, known: Known, calling_s: float) -> dict[Place, f
     of calling is known, and idling; the rest is not.
     """
     lead_s, gap_s = times.lead_ns * 1e-9, times.gap_ns * 1e-9
-    feeding_s = max(lead_s - known.usual.lead_ns * 1e-9, 0.0)
+    operations = sum(times.counts.values())
+    usual_lead_s = (known.usual.lead_ns + known.usual.lead_per_op_ns * operations) * 1e-9
+    feeding_s = max(lead_s - usual_lead_s, 0.0)
     idle_s = min(max(known.idle_s - feeding_s, 0.0), gap_s)  # who waits for input feeds
     timer_s = min(known.timer_s, gap_s - idle_s)
-    usual_s = sum(times.counts.values()) * known.usual.gap_ns * 1e-9
+    usual_s = operations * known.usual.gap_ns * 1e-9
     between_s = min(gap_s - idle_s - timer_s, usual_s)
     return {
         (CALLING, ""): calling_s + lead_s - feeding_s + between_s,

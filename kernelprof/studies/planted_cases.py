@@ -70,6 +70,7 @@ def _late(**variables: int) -> dict[str, Any]:
 CAPPED, OFF = "instruction set capped", "oneDNN switched off"
 FEW, MANY = "CPUs without a thread", "more threads than CPUs"
 ASLEEP, CHURN = "threads sleep between kernels", "allocation churn"
+LAYOUT, FIGHTING = "channels-first layout", "pools that fight for CPUs"
 LATE, DENORMALS, DISPATCH = "input feeding", "denormal numbers", "dispatch-bound"
 
 NARROW = "narrow"
@@ -186,6 +187,30 @@ PLANTS = (
         LATE,
         **_late(PLANTED_SLEEP_NS=5_000_000),
     ),
+    Plant(
+        "channels first",
+        "torch",
+        "alexnet-r",
+        LAYOUT,
+        healthy={"KERNELPROF_LAYOUT": "channels_last"},
+    ),
+    Plant(
+        "denormal inputs",
+        "torch",
+        "alexnet-r",
+        DENORMALS,
+        variables={"PLANTED_SCALE": "1e-39", "KERNELPROF_LAYOUT": "channels_last"},
+        healthy={"PLANTED_SCALE": "1"},
+    ),
+    Plant(
+        "operators side by side",
+        "tensorflow",
+        "lstm",
+        FIGHTING,
+        batch=4,
+        threads=2,
+        **_unset(TF_NUM_INTEROP_THREADS="8"),
+    ),
     Plant("tiny layers", "torch", NARROW, DISPATCH, batch=1),
     Plant("tiny layers in TensorFlow", "tensorflow", NARROW, DISPATCH, batch=1),
     Plant("tiny layers in MXNet", "mxnet", NARROW, DISPATCH, batch=1),
@@ -199,7 +224,6 @@ PLANTS = (
         threads=1,
         batch=4,
     ),
-    Plant("healthy fcn-r infer in cntk", "cntk", "fcn-r", variables=FAST_MKL),
     Plant(
         "healthy fcn-r infer in tensorflow",
         "tensorflow",
