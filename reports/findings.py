@@ -30,6 +30,11 @@ class Instance:
     finding: Finding
 
     @property
+    def is_known(self) -> bool:
+        """Whether its seconds are, and not only what they are at most."""
+        return self.finding.seconds is not None
+
+    @property
     def size_s(self) -> float:
         """What it costs a call."""
         known_s = self.finding.seconds
@@ -48,7 +53,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause with all cases that it was found in, the one that it costs most first."""
+    """A cause with all cases that it was found in, the one that is known to cost most first."""
 
     name: str
     instances: tuple[Instance, ...]
@@ -59,9 +64,14 @@ class Cause:
         return self.instances[0]
 
     @property
+    def is_known(self) -> bool:
+        """Whether it is known of a case what it costs there."""
+        return self.worst.is_known
+
+    @property
     def size_s(self) -> float:
-        """Over all cases."""
-        return sum(one.size_s for one in self.instances)
+        """Over all cases in which that is known; or at most, where it is known in none."""
+        return sum(one.size_s for one in self.instances if one.is_known == self.is_known)
 
     @property
     def cases(self) -> int:
@@ -117,16 +127,19 @@ def diagnosed_engines(cases: Sequence[CaseResult]) -> dict[str, list[CaseResult]
 
 
 def causes(cases: Sequence[CaseResult]) -> list[Cause]:
-    """The causes that were found in diagnosed cases, by size; those that a trial refuted last."""
+    """The causes that were found in diagnosed cases, by size.
+
+    Those whose size is not known come after the others, and those that a trial refuted last.
+    """
     found: dict[str, list[Instance]] = {}
     for case in cases:
         for finding in diagnosis_of(case).findings:
             found.setdefault(finding.cause, []).append(Instance(case, finding))
     grouped = [
-        Cause(name, tuple(sorted(instances, key=lambda one: one.size_s, reverse=True)))
+        Cause(name, tuple(sorted(instances, key=lambda one: (not one.is_known, -one.size_s))))
         for name, instances in found.items()
     ]
-    return sorted(grouped, key=lambda cause: (cause.is_refuted, -cause.size_s))
+    return sorted(grouped, key=lambda c: (c.is_refuted, not c.is_known, -c.size_s))
 
 
 def diagnosis_verdict(cases: Sequence[CaseResult], engine: str) -> str:

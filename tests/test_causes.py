@@ -8,30 +8,35 @@ from typing import Any
 
 import pytest
 
-from kernelprof.diagnosis.causes import (
-    CAUSES,
-    behind_reference,
-    capped_instructions,
+from kernelprof.context import ACTIVATION
+from kernelprof.diagnosis.causes import CAUSES
+from kernelprof.diagnosis.evidence import Evidence
+from kernelprof.diagnosis.examination import findings, trial_kind
+from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, KERNELS, RESIDUAL, Ledger
+from kernelprof.diagnosis.rules_around_kernels import (
     denormals,
     dispatch,
     feeding,
     first_rounds,
-    free_pools,
-    generic_blas,
     page_faults,
     reorders,
-    sleeping_threads,
     slower_in_network,
-    switched_off,
     taken_cpus,
     two_openmp_runtimes,
-    unfolded_convolutions,
     unknown,
+)
+from kernelprof.diagnosis.rules_of_kernels import (
+    algorithm_search,
+    behind_reference,
+    capped_instructions,
+    free_pools,
+    generic_blas,
+    missing_fusion,
+    sleeping_threads,
+    switched_off,
+    unfolded_convolutions,
     wrong_pool,
 )
-from kernelprof.diagnosis.evidence import Evidence
-from kernelprof.diagnosis.examination import findings, trial_kind
-from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, KERNELS, RESIDUAL, Ledger
 from kernelprof.diagnosis.stacks import Hot, Stacks
 from kernelprof.diagnosis.trial import Trial
 from kernelprof.diagnosis.verbose import OneDnnCall, Verbose, parse
@@ -118,6 +123,11 @@ def test_generic_blas_is_an_old_mkl_that_runs_its_generic_kernels() -> None:
         (wrong_pool, {"OMP_NUM_THREADS": "4"}, {"OMP_NUM_THREADS": "2"}),
         (free_pools, {"TF_NUM_INTEROP_THREADS": "8"}, {"TF_NUM_INTEROP_THREADS": "1"}),
         (sleeping_threads, {"OMP_WAIT_POLICY": "passive"}, {"OMP_WAIT_POLICY": None}),
+        (
+            algorithm_search,
+            {"MXNET_CUDNN_AUTOTUNE_DEFAULT": "0"},
+            {"MXNET_CUDNN_AUTOTUNE_DEFAULT": None},
+        ),
     ],
 )
 def test_a_variable_is_a_suspect_until_its_change_was_tried(
@@ -201,8 +211,7 @@ def test_denormals_matter_where_they_are_kept() -> None:
     found = only(denormals(replace(HEALTHY, facts=facts, denormals={"input": 0.9})))
     assert "90" in found.evidence[0]
     assert found.between_kernels
-    cheap = {**facts, "denormal_slowdown": 1.1}
-    assert not list(denormals(replace(HEALTHY, facts=cheap, denormals={"input": 0.9})))
+    assert found.seconds is None  # what it costs is for a trial to tell
     flushed = {**facts, "denormals": "flushed to zero"}
     assert not list(denormals(replace(HEALTHY, facts=flushed, denormals={"input": 0.9})))
     assert not list(denormals(replace(HEALTHY, facts=facts, denormals={"input": 0.001})))
@@ -215,6 +224,29 @@ def test_a_layer_may_be_slower_among_the_others() -> None:
     found = only(slower_in_network(replace(HEALTHY, ledger=replace(known, in_network_s=within))))
     assert found.cause == "fc6 is slower within the network"
     assert found.seconds == pytest.approx(excess_s)
+
+
+def test_weights_that_no_cache_holds_are_cold_among_the_others() -> None:
+    known = ledger()
+    within = {**known.in_network_s, "fc6": known.in_network_s["fc6"] + 0.1 * MEASURED_S}
+    slow = replace(HEALTHY, ledger=replace(known, in_network_s=within))
+    found = only(slower_in_network(replace(slow, level_of_weights={"fc6": "DRAM"})))
+    assert found.cause == "cold weights of fc6"
+    found = only(slower_in_network(replace(slow, level_of_weights={"fc6": "L2"})))
+    assert found.cause == "fc6 is slower within the network"
+
+
+def test_an_activation_is_missed_that_another_engine_fuses() -> None:
+    fusing = replace(CASE, engine="tensorflow", traits_s={ACTIVATION: -0.01})
+    known = ledger()
+    parts = (*known.parts, LedgerPart(KERNELS, 0.05, "relu1"))
+    plain = replace(HEALTHY, others=(fusing,), ledger=replace(known, parts=parts))
+    found = only(missing_fusion(plain))
+    assert found.seconds == pytest.approx(0.05)
+    assert "tensorflow" in found.evidence[0]
+    fuses_too = replace(plain, case=replace(plain.case, traits_s={ACTIVATION: -0.01}))
+    assert not list(missing_fusion(fuses_too))
+    assert not list(missing_fusion(replace(plain, others=())))
 
 
 def test_first_rounds_that_stand_out_are_told() -> None:

@@ -95,7 +95,7 @@ def test_a_single_case_has_its_ladder_and_json(
         (("--engine", "nothing"), "holds nothing of that; it holds fake, numpy"),
         (("--network", "lstm"), "alexnet-r"),
         (("--budget", "soon"), "--budget soon"),
-        (("--threads", "many"), "many"),
+        (("--threads", "many"), "--threads"),
     ],
 )
 def test_what_is_not_there_is_told(

@@ -176,11 +176,11 @@ def test_what_is_known_from_elsewhere_is_taken_out_of_its_layer() -> None:
 def test_the_smallest_layers_tell_what_calling_costs_within_operations() -> None:
     some = [Span("kernel", "fc", KERNEL, 600, 900), Span("kernel", "fc2", KERNEL, 1_000, 1_250)]
     tiny = usual([(own_times(1_400, some), 1_400)])
-    assert tiny == Usual({"kernel": 250}, 600, 0, 125)
+    assert tiny == Usual({"kernel": 275}, 600, 0, 125)
     known = Known(TRUTH_S, Usual(tiny.op_ns, lead_ns=1_500, gap_ns=500))
     found = by_part(ledger(planted(), TRUTH_S, known))
-    assert found[KERNELS] == 20_000 - 2 * 250
-    assert found[CALLING] == 3_500 + 2 * 250
+    assert found[KERNELS] == 20_000 - 2 * 275
+    assert found[CALLING] == 3_500 + 2 * 275
 
 
 def test_what_passes_before_the_first_operation_may_grow_with_their_number() -> None:

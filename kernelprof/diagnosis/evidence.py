@@ -9,9 +9,12 @@ from typing import Any
 from kernelprof.diagnosis.ledger import Ledger
 from kernelprof.diagnosis.stacks import Stacks
 from kernelprof.diagnosis.verbose import Verbose
+from kernelprof.launch import Variables
 from kernelprof.probes.network import Network
 from kernelprof.probes.primitive import UPDATE
-from kernelprof.results import CaseResult, LayerResult
+from kernelprof.results import CaseResult, Finding, LayerResult
+
+LEAST_SHARE = 0.03  # of the time, from which a cause is worth a line
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Evidence:
     late_s: float | None = None  # the whole network, in the later half of the rounds
     early_s: float | None = None  # and in the first rounds
     lost_s: float = 0.0  # of a call, to other processes, the hypervisor or a quota
+    level_of_weights: Mapping[str, str] = field(default_factory=dict)  # that holds them, by layer
     others: tuple[CaseResult, ...] = ()  # the same case in other engines, fastest first
 
     @property
@@ -58,3 +62,29 @@ class Evidence:
             if layer.kind in kinds and layer.engine_s is not None and known_s is not None:
                 excess += max(layer.engine_s - known_s, 0.0)
         return excess
+
+
+def suspect(
+    cause: str,
+    evidence: list[str],
+    remedy: str,
+    seconds: float | None = None,
+    change: Variables | None = None,
+    at_most_s: float = 0.0,
+    between_kernels: bool = False,
+) -> Finding:
+    """A finding; without ``seconds`` a trial of its change is to tell them."""
+    return Finding(
+        cause,
+        seconds,
+        at_most_s if seconds is None else seconds,
+        tuple(evidence),
+        remedy,
+        tuple((change or {}).items()),
+        between_kernels=between_kernels,
+    )
+
+
+def above_ceiling_s(e: Evidence) -> float:
+    """What kernels take beyond what the machine needs at least: no change saves more."""
+    return e.measured_s - e.case.ceiling_s if e.case.ceiling_s else e.measured_s

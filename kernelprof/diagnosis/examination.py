@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from kernelprof.chains import CALLS
-from kernelprof.diagnosis.causes import CAUSES, COMPARISONS, LEAST_SHARE, OF_KERNELS
-from kernelprof.diagnosis.evidence import Evidence
+from kernelprof.diagnosis.causes import CAUSES, COMPARISONS, OF_KERNELS
+from kernelprof.diagnosis.evidence import LEAST_SHARE, Evidence
 from kernelprof.diagnosis.gather import FACTS, MISSING, PROFILE, SEEN, STACKS, VERBOSE
 from kernelprof.diagnosis.ledger import UPDATING, Known, Ledger, Usual, ledger, usual
 from kernelprof.diagnosis.own_times import OwnTimes, own_times, typical
@@ -20,10 +20,12 @@ from kernelprof.diagnosis.stacks import Stacks
 from kernelprof.diagnosis.trial import Trial
 from kernelprof.diagnosis.verbose import Verbose, parse, reorders_by_primitive
 from kernelprof.disturbance import WHOLE
+from kernelprof.measured import known_ceilings
 from kernelprof.probes.network import Network
-from kernelprof.probes.primitive import UPDATE
+from kernelprof.probes.primitive import FORWARD, UPDATE
 from kernelprof.probes.spans import KERNEL, Span
 from kernelprof.results import CaseResult, Diagnosis, Finding
+from kernelprof.roofline import attainable
 from kernelprof.runfile import RunFile, StoredCase
 
 TRIAL = "trial "  # and the change as JSON: the kind of evidence that a trial is
@@ -67,8 +69,23 @@ def evidence_of(
         early_s=early_s,
         late_s=late_s,
         lost_s=_lost_s(run, stored),
+        level_of_weights=_levels_of_weights(run, case, network),
         others=_others(case, cases),
     )
+
+
+def _levels_of_weights(run: RunFile, case: CaseResult, network: Network) -> dict[str, str]:
+    """Which level of memory holds what a layer's products work on, where it has weights."""
+    ceilings = known_ceilings(run)
+    if ceilings is None or case.threads not in ceilings.placements:
+        return {}
+    return {
+        layer.name: attainable(primitive, FORWARD, case.threads, ceilings).level
+        for layer in network.layers
+        if network.parameters(layer)
+        for primitive in network.primitives(layer, case.batch, case.mode)
+        if primitive.compute_bound
+    }
 
 
 def stored_case(run: RunFile, case: CaseResult) -> StoredCase:
@@ -82,10 +99,10 @@ def stored_case(run: RunFile, case: CaseResult) -> StoredCase:
 
 
 def findings(evidence: Evidence, seen: Stored) -> tuple[Finding, ...]:
-    """The causes that weigh something, the heaviest first."""
+    """The causes that weigh something, the heaviest first; at last those that may."""
     least_s = LEAST_SHARE * evidence.measured_s
     heavy = [one for one in _all_findings(evidence, seen) if _weight_s(one) >= least_s]
-    return tuple(sorted(heavy, key=_weight_s, reverse=True))
+    return tuple(sorted(heavy, key=lambda one: (one.seconds is None, -_weight_s(one))))
 
 
 def _all_findings(evidence: Evidence, seen: Stored) -> Iterator[Finding]:

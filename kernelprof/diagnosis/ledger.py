@@ -40,9 +40,9 @@ JUDGED_SHARE = 0.05  # of the time: with a larger residual one does not know whe
 class Usual:
     """What calls cost an engine anyway, as its chains of the smallest layers show.
 
-    ``op_ns`` is what each operation takes at least, by its name; ``lead_ns`` passes before the
-    first one begins, more with each operation that the call has, and ``gap_ns`` between one and
-    the next.
+    ``op_ns`` is what each operation takes with hardly any work, by its name; ``lead_ns`` passes
+    before the first one begins, more with each operation that the call has, and ``gap_ns`` between
+    one and the next.
     """
 
     op_ns: Mapping[str, float] = field(default_factory=dict)
@@ -104,17 +104,17 @@ def usual(calls: Sequence[tuple[OwnTimes, float]]) -> Usual:
     """
     if not calls:
         return Usual()
-    least: dict[str, float] = {}
+    each_ns: dict[str, list[float]] = defaultdict(list)
     points, gaps = [], []
     for times, plain_ns in calls:
         for owner, ns in times.by_owner.items():
-            each = ns / times.counts[owner]
-            least[owner.name] = min(each, least.get(owner.name, each))
+            each_ns[owner.name].append(ns / times.counts[owner])
         outside = _without_profiler(times, plain_ns)
         operations = max(sum(times.counts.values()), 1.0)
         points.append((operations, outside.lead_ns))
         gaps.append(outside.gap_ns / operations)
-    return Usual(least, *_line(points), float(np.median(gaps)))
+    op_ns = {name: float(np.median(ns)) for name, ns in each_ns.items()}
+    return Usual(op_ns, *_line(points), float(np.median(gaps)))
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -19,9 +19,10 @@ from kernelprof import runner
 from kernelprof.analysis import case_results, failures
 from kernelprof.cli_measure import progress
 from kernelprof.console import err, out
-from kernelprof.diagnosis.causes import BEHIND_REFERENCE, LEAST_SHARE
 from kernelprof.diagnosis.diagnose import Diagnosing
+from kernelprof.diagnosis.evidence import LEAST_SHARE
 from kernelprof.diagnosis.examination import diagnosed
+from kernelprof.diagnosis.rules_of_kernels import BEHIND_REFERENCE
 from kernelprof.diagnosis.trial import try_change
 from kernelprof.engines import Environment, environment
 from kernelprof.errors import KernelprofError
