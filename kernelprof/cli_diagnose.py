@@ -13,7 +13,7 @@ from kernelprof import runner
 from kernelprof.analysis import case_results
 from kernelprof.cli_measure import progress
 from kernelprof.console import err, out
-from kernelprof.diagnosis.diagnose import Diagnosing
+from kernelprof.diagnosis.diagnose import BUDGET_S, Diagnosing
 from kernelprof.diagnosis.examination import diagnosed
 from kernelprof.errors import UsageError
 from kernelprof.machine import this_machine
@@ -22,8 +22,6 @@ from kernelprof.reports.contract import case_json
 from kernelprof.reports.diagnosis import diagnosis_lines
 from kernelprof.results import CaseResult
 from kernelprof.runfile import RunFile
-
-BUDGET_S = 180.0
 
 
 def diagnose(

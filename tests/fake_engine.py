@@ -4,8 +4,8 @@ An adapter given by path, so it is loaded into the package of the probes and imp
 A kernel takes FAKE_KERNEL_NS + flop / FAKE_FLOP_PER_NS; a network the sum of its kernels and
 FAKE_CALL_NS + FAKE_DISPATCH_NS for each of them, FAKE_COPY_NS before those of convolutions, and
 FAKE_SLOW_NS for those of the layer FAKE_SLOW_LAYER; one that is no chain waits FAKE_FEED_NS for
-its input.  Its profiler takes FAKE_PROFILER_NS for each operation, and fails if FAKE_PROFILER is
-"none".
+its input.  Its profiler takes FAKE_PROFILER_NS for each operation, fails if FAKE_PROFILER is
+"none", and crashes if it is "crash".
 
 FAKE_CRASH, FAKE_HANG, FAKE_UNSUPPORTED, FAKE_WRONG and FAKE_MEMORY name the kind of a primitive
 whose kernels crash, hang, ...; for FAKE_MEMORY it may be "network".  FAKE_CRASH_TURN and
@@ -148,6 +148,8 @@ class FakeNetwork(WholeNetwork):
     def profile(self, calls: int) -> list[ProfiledCall]:
         if os.environ.get("FAKE_PROFILER") == "none":
             raise Unsupported("fake's profiler is gone")
+        if os.environ.get("FAKE_PROFILER") == "crash":
+            crash()
         spans = self.planned(number("PROFILER_NS", 2_000))
         return [ProfiledCall(spans[-1].end_ns, spans[:-1]) for _ in range(calls)]
 

@@ -12,7 +12,7 @@ from kernelprof.analysis import case_results, results
 from kernelprof.chains import CALLS
 from kernelprof.diagnosis import stacks
 from kernelprof.diagnosis.diagnose import Diagnosing
-from kernelprof.diagnosis.gather import PROFILE, STACKS
+from kernelprof.diagnosis.gather import PROFILE, STACKS, VERBOSE
 from kernelprof.diagnosis.ledger import CALLING, COPIES, FEEDING, KERNELS, RESIDUAL, UPDATING
 from kernelprof.engines import Environment
 from kernelprof.errors import KernelprofError
@@ -41,7 +41,7 @@ def diagnosed(tmp_path: Path) -> Iterator[Diagnosed]:
     """Measures the small network with planted variables, and diagnoses it."""
     runs: list[Run] = []
 
-    def diagnose(mode: str = INFER, **planted: str | int) -> CaseResult:
+    def diagnose(mode: str = INFER, keep: Path | None = None, **planted: str | int) -> CaseResult:
         folder = tmp_path / str(len(runs))
         folder.mkdir()
         set_ = {**HEALTHY, **planted}
@@ -50,7 +50,7 @@ def diagnosed(tmp_path: Path) -> Iterator[Diagnosed]:
         runs.append(run := Run(folder, chosen, Patience(), calibrate=True, chains=CALLS))
         cases = [case for case in case_results(run.file) if case.engine == "fake"]
         own = {"fake": Environment("fake", sys.executable, FAKE)}
-        Diagnosing(run.file, own=own).diagnose(cases, cases)
+        Diagnosing(run.file, keep=keep, own=own).diagnose(cases, cases)
         (found,) = (case for case in results(run.file).cases if case.engine == "fake")
         return found
 
@@ -152,3 +152,24 @@ def test_a_sampler_that_may_not_look_is_missing_evidence(
     assert case.diagnosis is not None
     assert case.diagnosis.missing[STACKS] == "Permission Denied: ask for CAP_SYS_PTRACE"
     assert parts_ns(case)[KERNELS] > 0
+
+
+def test_a_profiler_that_kills_its_worker_costs_that_evidence_alone(diagnosed: Diagnosed) -> None:
+    case = diagnosed(FAKE_PROFILER="crash")
+    assert case.diagnosis is not None
+    assert "SIGKILL" in case.diagnosis.missing[PROFILE]
+    assert VERBOSE not in case.diagnosis.missing
+
+
+def test_flame_graphs_are_kept_by_the_name_of_the_case(
+    diagnosed: Diagnosed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[tuple[Path, str]] = []
+
+    def keep(pid: int, seconds: float, folder: Path, name: str) -> list[Path]:
+        kept.append((folder, name))
+        return []
+
+    monkeypatch.setattr(stacks, "keep", keep)
+    diagnosed(keep=tmp_path / "flames")
+    assert kept == [(tmp_path / "flames", f"small-infer-fake-batch{BATCH}-threads1")]

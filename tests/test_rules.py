@@ -47,6 +47,7 @@ MEASURES = {
     "console",
     "debian",
     "deepbench",
+    "diagnosis.diagnose",
     "diagnosis.examination",
     "diagnosis.gather",
     "diagnosis.hardware_counters",

@@ -19,6 +19,7 @@ from kernelprof.results import CaseResult, Finding
 from kernelprof.runfile import RunFile
 
 TRIAL_S = 8.0  # of rounds, beside starting and building
+BUDGET_S = 180.0  # for all trials
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Diagnosing:
     confirm: bool = False
     again: bool = False
     keep: Path | None = None
-    budget_s: float = 180.0  # for trials; the last one begins within it
+    budget_s: float = BUDGET_S  # the last trial begins within it
     tell: Tell = lambda what, share: None
     own: Mapping[str, Environment] = field(default_factory=dict)  # instead of kernelprof's
 

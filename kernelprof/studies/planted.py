@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -189,9 +189,8 @@ def main(
 ) -> None:
     """Plant, measure, diagnose; what is known of a plant already is kept."""
     known = {} if again else _known(folder)
-    chosen = [plant for plant in PLANTS if only is None or only in plant.name]
-    for plant in chosen:
-        if plant.name in known:
+    for plant in PLANTS:
+        if plant.name in known or (only is not None and only not in plant.name):
             continue
         try:
             with sole_measurement(), progress() as step:
@@ -200,9 +199,15 @@ def main(
             err.print(f"{plant.name}: {error}", markup=False, soft_wrap=True)
             continue
         out.print(_line(known[plant.name]), markup=False, soft_wrap=True)
-        outcomes = [known[plant.name] for plant in PLANTS if plant.name in known]
-        data = {"outcomes": [asdict(outcome) for outcome in outcomes]}
-        publish(folder, "kernelprof.studies.planted", TITLE, _body(outcomes), data)
+        _publish(folder, known)
+    _publish(folder, known)
+
+
+def _publish(folder: Path, known: Mapping[str, Outcome]) -> None:
+    """Write what is known so far, for a study that is stopped to go on with."""
+    outcomes = [known[plant.name] for plant in PLANTS if plant.name in known]
+    data = {"outcomes": [asdict(outcome) for outcome in outcomes]}
+    publish(folder, "kernelprof.studies.planted", TITLE, _body(outcomes), data)
 
 
 def _known(folder: Path) -> dict[str, Outcome]:
@@ -241,8 +246,10 @@ take longer than NumPy's is listed there, and is no cause that could be false: b
 the same rounds.
 
 The truth is what the whole network takes less without the plant, measured in turns with it; of \
-tiny batches, what its time over larger batches says that a call costs.  It is not told to the \
-diagnosis, which reads a run as any other.
+tiny layers, what the time over larger batches says that a call costs.  It is not told to the \
+diagnosis, which reads a run as any other.  What is known of a plant is kept from one run of the \
+command to the next, and rules were mended while these plants were tried: they are a test-suite, \
+and no sample of the causes that there are.
 
 ## Plants
 
@@ -259,7 +266,7 @@ HEALTHY_HEADER = ("plant", "engine", "case", "time", "found")
 def _plant_row(outcome: Outcome) -> tuple[str, ...]:
     found = next((s for cause, s, _ in outcome.found if cause == outcome.cause), None)
     return (
-        f"{outcome.plant} (`{outcome.planted}`)",
+        f"{outcome.plant} (`{outcome.planted}`)" if outcome.planted else outcome.plant,
         f"{outcome.engine}, {outcome.case}",
         outcome.first if outcome.is_right else f"**{outcome.first}**, not {outcome.cause}",
         duration(outcome.measured_s),
