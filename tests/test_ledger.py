@@ -51,6 +51,7 @@ KNOWN = st.builds(
     ),
     reorders_s=st.dictionaries(st.sampled_from(LAYERS), SECONDS),
     faults_s=st.dictionaries(st.sampled_from(LAYERS), SECONDS),
+    least_s=st.dictionaries(st.sampled_from(LAYERS), SECONDS),
     idle_s=SECONDS,
     timer_s=SECONDS,
 )
@@ -171,6 +172,14 @@ def test_what_is_known_from_elsewhere_is_taken_out_of_its_layer() -> None:
     assert seconds[FAULTS, "conv"] == 2 * 6_000  # no more than there is
     assert (KERNELS, "conv") not in seconds
     assert seconds[KERNELS, "fc"] == 2 * 9_000
+
+
+def test_a_kernel_is_left_the_time_that_the_machine_needs_for_it() -> None:
+    known = Known(TRUTH_S, USUAL, faults_s={"fc": 9e-6, "conv": 9e-6}, least_s={"fc": 7e-6})
+    found = ledger(planted(), TRUTH_S, known)
+    seconds = {(part.part, part.layer): round(part.seconds * 1e9) for part in found.parts}
+    assert (seconds[KERNELS, "fc"], seconds[FAULTS, "fc"]) == (7_000, 3_000)
+    assert (seconds[KERNELS, "conv"], seconds[FAULTS, "conv"]) == (1_000, 9_000)
 
 
 def test_the_smallest_layers_tell_what_calling_costs_within_operations() -> None:

@@ -25,7 +25,7 @@ from kernelprof.probes.network import Network
 from kernelprof.probes.primitive import FORWARD, UPDATE
 from kernelprof.probes.spans import KERNEL, Span
 from kernelprof.results import CaseResult, Diagnosis, Finding
-from kernelprof.roofline import attainable
+from kernelprof.roofline import attainable, least_seconds
 from kernelprof.runfile import RunFile, StoredCase
 
 TRIAL = "trial "  # and the change as JSON: the kind of evidence that a trial is
@@ -33,19 +33,27 @@ FIRST_ROUNDS = 3
 LATER = 1.03  # times as long, from which the first rounds stand out
 
 Stored = Mapping[str, Any]  # evidence by its kind
+Usuals = dict[tuple[str, tuple[int, ...], str], Usual]  # by engine, CPUs and mode
 
 
 def diagnosed(run: RunFile, cases: Sequence[CaseResult]) -> Iterator[CaseResult]:
     """The cases, with what `kernelprof diagnose` saw of them."""
+    usuals: Usuals = {}
     for case in cases:
-        evidence = evidence_of(run, case, cases)
+        evidence = evidence_of(run, case, cases, usuals)
         yield case if evidence is None else _with_diagnosis(run, case, evidence)
 
 
 def evidence_of(
-    run: RunFile, case: CaseResult, cases: Sequence[CaseResult] = ()
+    run: RunFile,
+    case: CaseResult,
+    cases: Sequence[CaseResult] = (),
+    usuals: Usuals | None = None,
 ) -> Evidence | None:
-    """All that is known of a case; None where nobody looked."""
+    """All that is known of a case; None where nobody looked.
+
+    ``usuals`` keeps what is known of calls for the next case that it holds for as well.
+    """
     stored = stored_case(run, case)
     seen = run.evidence(stored.id)
     if not seen:
@@ -54,13 +62,16 @@ def evidence_of(
     profile: Stored = seen.get(PROFILE, seen.get(SEEN, {}))
     verbose = _verbose(seen.get(VERBOSE))
     times = _times(seen.get(PROFILE))
+    calls = _usual(run, stored, {} if usuals is None else usuals)
     early_s, late_s = _early_and_late(run, stored)
     return Evidence(
         case=case,
         network=network,
         machine=run.meta("machine"),
         facts=seen.get(FACTS, {}),
-        ledger=_ledger(run, stored, case, network, times, profile, verbose) if times else None,
+        ledger=_ledger(run, stored, case, network, times, profile, verbose, calls)
+        if times
+        else None,
         verbose=verbose,
         stacks=Stacks.from_json(seen[STACKS]) if STACKS in seen else None,
         denormals=profile.get("denormals", {}),
@@ -72,6 +83,20 @@ def evidence_of(
         level_of_weights=_levels_of_weights(run, case, network),
         others=_others(case, cases),
     )
+
+
+def _least_s(run: RunFile, case: CaseResult, network: Network) -> dict[str, float]:
+    """What the kernels of each layer take at least on this machine, updates left out."""
+    ceilings = known_ceilings(run)
+    if ceilings is None or case.threads not in ceilings.placements:
+        return {}
+    found: dict[str, float] = defaultdict(float)
+    for layer in network.layers:
+        for primitive in network.primitives(layer, case.batch, case.mode):
+            for pass_ in network.passes(layer, primitive, case.mode):
+                if primitive.compute_bound and pass_ != UPDATE:
+                    found[layer.name] += least_seconds([primitive], [pass_], case.threads, ceilings)
+    return found
 
 
 def _levels_of_weights(run: RunFile, case: CaseResult, network: Network) -> dict[str, str]:
@@ -203,6 +228,7 @@ def _ledger(
     times: OwnTimes,
     profile: Stored,
     verbose: Verbose | None,
+    calls: Usual,
 ) -> Ledger:
     counters = profile["counters"]
     facts = run.evidence(stored.id)[FACTS]
@@ -210,18 +236,21 @@ def _ledger(
     faults_s = counters["minor_faults"] * profile["page_fault_ns"] * 1e-9 / stored.case.threads
     known = Known(
         plain_s=_plain_ns(profile) * 1e-9,
-        usual=_usual(run, stored),
+        usual=calls,
         reorders_s=_reorders_s(verbose, network, stored) if verbose else {},
         faults_s=_by_layer(faults_s, _faults(run, stored), times),
+        least_s=_least_s(run, case, network),
         idle_s=max(counters["wall_ns"] - counters["ran_ns"], 0.0) * 1e-9,
         timer_s=facts["clock_block_ns"] * 1e-9,
     )
     return ledger(times, case.measured.value_s, known)
 
 
-def _usual(run: RunFile, stored: StoredCase) -> Usual:
+def _usual(run: RunFile, stored: StoredCase, known: Usuals) -> Usual:
     """What calls cost anyway, from the engine's tiny chains at the same placement and mode."""
     wanted = stored.case.engine, stored.case.cpus, stored.case.mode
+    if wanted in known:
+        return known[wanted]
     found = []
     for other in run.cases():
         case = other.case
@@ -231,7 +260,8 @@ def _usual(run: RunFile, stored: StoredCase) -> Usual:
             times = _times(profile)
             if profile is not None and times is not None:
                 found.append((times, _plain_ns(profile)))
-    return usual(found)
+    known[wanted] = usual(found)
+    return known[wanted]
 
 
 def _median(values: Iterable[float]) -> float:

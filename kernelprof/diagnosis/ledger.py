@@ -55,13 +55,15 @@ class Usual:
 class Known:
     """What is known of a call beside its spans, in seconds per call.
 
-    ``reorders_s`` and ``faults_s`` are by layer, and within the time of its kernels.
+    ``reorders_s`` and ``faults_s`` are by layer, and within the time of its kernels, of which
+    ``least_s`` have to be left: no kernel is faster than the machine.
     """
 
     plain_s: float  # a call without the profiler, in the same minutes
     usual: Usual = Usual()
     reorders_s: Mapping[str, float] = field(default_factory=dict)
     faults_s: Mapping[str, float] = field(default_factory=dict)
+    least_s: Mapping[str, float] = field(default_factory=dict)
     idle_s: float = 0.0  # in which no thread of the process ran
     timer_s: float = 0.0
 
@@ -176,7 +178,8 @@ def _operations_s(times: OwnTimes, known: Known) -> dict[Place, float]:
         seconds[part, layer] += (ns - usual_ns) * 1e-9
     for part, by_layer in ((COPIES, known.reorders_s), (FAULTS, known.faults_s)):
         for layer, asked_s in by_layer.items():
-            taken_s = min(asked_s, seconds[KERNELS, layer])
+            room_s = seconds[KERNELS, layer] - known.least_s.get(layer, 0.0)
+            taken_s = min(asked_s, max(room_s, 0.0))
             seconds[KERNELS, layer] -= taken_s
             seconds[part, layer] += taken_s
     return seconds

@@ -79,7 +79,7 @@ def _body(cases: list[CaseResult]) -> str:
     return f"""
 {counted(len(with_ledger), "ledger")}: in {known} of them the residual is at most \
 {share(JUDGED_SHARE)} of the time (goal: 90 %); the largest is {share(max(residuals, default=0.0))}.
-{counted(len(tried), "remedy")} tried on whole networks: {confirmed} saved what was foretold.
+{counted(len(tried), "trial")} of remedies on whole networks: {confirmed} saved what was foretold.
 
 Shares of the measured time; `profiler` is by how much the engine's own profiler makes a call
 longer, which the ledger leaves out.
