@@ -12,7 +12,16 @@ from kernelprof.context import ACTIVATION
 from kernelprof.diagnosis.causes import CAUSES
 from kernelprof.diagnosis.evidence import Evidence
 from kernelprof.diagnosis.examination import findings, trial_kind
-from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, KERNELS, RESIDUAL, Ledger
+from kernelprof.diagnosis.ledger import (
+    CALLING,
+    COPIES,
+    FAULTS,
+    FEEDING,
+    KERNELS,
+    RESIDUAL,
+    UPDATING,
+    Ledger,
+)
 from kernelprof.diagnosis.rules_around_kernels import (
     denormals,
     dispatch,
@@ -20,6 +29,7 @@ from kernelprof.diagnosis.rules_around_kernels import (
     first_rounds,
     page_faults,
     reorders,
+    slow_update,
     slower_in_network,
     taken_cpus,
     two_openmp_runtimes,
@@ -59,7 +69,13 @@ OLD_MKL = "Intel(R) MKL 2018.0 Update 1 Product build 20171007 for Intel(R) 64 a
 
 def ledger(**seconds: float) -> Ledger:
     """Kernels as they are by themselves, and some other parts."""
-    names = {"copies": COPIES, "faults": FAULTS, "calling": CALLING, "feeding": FEEDING}
+    names = {
+        "copies": COPIES,
+        "faults": FAULTS,
+        "calling": CALLING,
+        "feeding": FEEDING,
+        "updating": UPDATING,
+    }
     parts = [LedgerPart(KERNELS, layer.engine_s or 0.0, layer.name) for layer in CASE.layers]
     parts += [LedgerPart(names[name], one) for name, one in seconds.items()]
     rest = MEASURED_S - sum(part.seconds for part in parts)
@@ -204,6 +220,14 @@ def test_page_faults_are_the_allocators() -> None:
     assert only(page_faults(replace(churning, facts=facts))).change == (
         ("MALLOC_TRIM_THRESHOLD_", None),
     )
+
+
+def test_an_update_is_slow_that_memory_could_serve_sooner() -> None:
+    slow = replace(HEALTHY, ledger=ledger(updating=0.4 * MEASURED_S))
+    found = only(slow_update(replace(slow, least_update_s=0.1 * MEASURED_S)))
+    assert found.seconds == pytest.approx(0.3 * MEASURED_S)
+    assert not list(slow_update(replace(slow, least_update_s=0.35 * MEASURED_S)))
+    assert not list(slow_update(slow))
 
 
 def test_denormals_matter_where_they_are_kept() -> None:

@@ -35,6 +35,7 @@ AROUND_KERNELS: tuple[Rule, ...] = (
     around.taken_cpus,
     around.reorders,
     around.page_faults,
+    around.slow_update,
     around.dispatch,
     around.feeding,
     around.denormals,

@@ -34,6 +34,7 @@ class Evidence:
     late_s: float | None = None  # the whole network, in the later half of the rounds
     early_s: float | None = None  # and in the first rounds
     lost_s: float = 0.0  # of a call, to other processes, the hypervisor or a quota
+    least_update_s: float | None = None  # that the machine needs for the update of all weights
     level_of_weights: Mapping[str, str] = field(default_factory=dict)  # that holds them, by layer
     others: tuple[CaseResult, ...] = ()  # the same case in other engines, fastest first
 

@@ -80,6 +80,7 @@ def evidence_of(
         early_s=early_s,
         late_s=late_s,
         lost_s=_lost_s(run, stored),
+        least_update_s=_least_update_s(run, stored),
         level_of_weights=_levels_of_weights(run, case, network),
         others=_others(case, cases),
     )
@@ -97,6 +98,18 @@ def _least_s(run: RunFile, case: CaseResult, network: Network) -> dict[str, floa
                 if primitive.compute_bound and pass_ != UPDATE:
                     found[layer.name] += least_seconds([primitive], [pass_], case.threads, ceilings)
     return found
+
+
+def _least_update_s(run: RunFile, stored: StoredCase) -> float | None:
+    """What the update of all weights takes at least on this machine."""
+    ceilings, threads = known_ceilings(run), stored.case.threads
+    if ceilings is None or threads not in ceilings.placements:
+        return None
+    return sum(
+        least_seconds(kernel.primitives, kernel.passes, threads, ceilings)
+        for kernel in run.kernels(stored.id)
+        if kernel.passes == (UPDATE,)
+    )
 
 
 def _levels_of_weights(run: RunFile, case: CaseResult, network: Network) -> dict[str, str]:

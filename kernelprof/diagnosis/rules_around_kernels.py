@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 
 from kernelprof.ceilings import DRAM
 from kernelprof.diagnosis.evidence import LEAST_SHARE, Evidence, above_ceiling_s, suspect
-from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, RESIDUAL
+from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, RESIDUAL, UPDATING
 from kernelprof.diagnosis.stacks import DISPATCH, PYTHON, WAITING
 from kernelprof.diagnosis.verbose import REORDER
 from kernelprof.launch import Variables
 from kernelprof.results import Finding
 from kernelprof.units import counted, duration, share, times
 
+SLOW_UPDATE = "slow update"
+SLOWER = 1.5  # times as long as memory needs, from which an update is slow
 DENORMAL_SHARE = 0.01  # of an array's numbers
 KEPT_MEMORY: Variables = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
 
@@ -39,7 +41,7 @@ def taken_cpus(e: Evidence) -> Iterator[Finding]:
             f"in {counted(e.case.sampling.disturbed, 'round')} of {e.case.sampling.rounds} others "
             f"had the CPUs, {duration(e.lost_s)} of a call"
         ],
-        "look at `kernelprof doctor`: a quota, other processes, or the host's neighbours",
+        "look at kernelprof doctor: a quota, other processes, or the host's neighbours",
         seconds=e.lost_s,
     )
 
@@ -86,6 +88,23 @@ def page_faults(e: Evidence) -> Iterator[Finding]:
         change=own or KEPT_MEMORY,
         at_most_s=e.ledger.seconds(FAULTS),
     )
+
+
+def slow_update(e: Evidence) -> Iterator[Finding]:
+    """An optimizer that takes longer than the memory does to bring and take away its operands."""
+    if e.ledger is None or not e.least_update_s:
+        return
+    update_s = e.ledger.seconds(UPDATING)
+    if update_s > SLOWER * e.least_update_s:
+        yield suspect(
+            SLOW_UPDATE,
+            [
+                f"the update takes {duration(update_s)}; the machine's memory could serve it in "
+                f"{duration(e.least_update_s)}"
+            ],
+            "another optimizer, or larger batches with fewer updates",
+            seconds=update_s - e.least_update_s,
+        )
 
 
 def dispatch(e: Evidence) -> Iterator[Finding]:
@@ -170,7 +189,7 @@ def slower_in_network(e: Evidence) -> Iterator[Finding]:
                 said,
                 f"more samples per call than {e.case.batch}, for which weights are read once"
                 if cold
-                else "look at what it finds in the caches: `kernelprof run --cache cold`",
+                else "look at what it finds in the caches: kernelprof run --cache cold",
                 seconds=unexplained,
             )
 
@@ -182,7 +201,7 @@ def unknown(e: Evidence) -> Iterator[Finding]:
         yield suspect(
             "unexplained time",
             [f"no operation runs in {duration(rest_s)} of a call, and calling does not explain it"],
-            "look at a timeline: `kernelprof diagnose --keep FOLDER` has a flame graph",
+            "look at a flame graph: kernelprof diagnose --keep FOLDER",
             seconds=rest_s,
         )
 

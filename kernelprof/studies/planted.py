@@ -22,6 +22,7 @@ from kernelprof.console import err, out
 from kernelprof.diagnosis.diagnose import Diagnosing
 from kernelprof.diagnosis.evidence import LEAST_SHARE
 from kernelprof.diagnosis.examination import diagnosed
+from kernelprof.diagnosis.rules_around_kernels import SLOW_UPDATE
 from kernelprof.diagnosis.rules_of_kernels import BEHIND_REFERENCE
 from kernelprof.diagnosis.trial import try_change
 from kernelprof.engines import Environment, environment
@@ -43,6 +44,7 @@ BUDGET = "12s"
 TRUTH_S = 10.0
 NEAR = 0.25  # how far the seconds of a finding may be from the truth
 FALSE_SHARE = 0.05  # of the time: what a finding in a healthy case may weigh at most
+COMPARED = (BEHIND_REFERENCE, SLOW_UPDATE)
 ADAPTER = Path(boot.__file__).parent / "planted.py"
 AGAINST_BATCHES = (64, 128)  # between which a sample's own time is told from a call's
 
@@ -76,10 +78,10 @@ class Outcome:
     def false_share(self) -> float:
         """The share of the time that the heaviest cause weighs which is none.
 
-        That kernels take longer than the reference's is no cause that could be false: both were
-        timed in the same rounds.
+        That kernels take longer than the reference's, or updates longer than the memory, is no
+        cause that could be false: both were measured.
         """
-        none = [s or 0.0 for c, s, _ in self.found if c not in (self.cause, BEHIND_REFERENCE)]
+        none = [s or 0.0 for c, s, _ in self.found if c not in (self.cause, *COMPARED)]
         return max(none, default=0.0) / self.measured_s
 
     @property
@@ -242,8 +244,8 @@ def _body(outcomes: list[Outcome]) -> str:
 in {right} of them (goal: 95 %), its time is within {share(NEAR)} of the truth in {near}.  \
 In {sum(outcome.is_right for outcome in healthy)} of {counted(len(healthy), "case")} without an \
 effective plant no false cause weighs more than {share(FALSE_SHARE)} of the time; that kernels \
-take longer than NumPy's is listed there, and is no cause that could be false: both were timed in \
-the same rounds.
+take longer than NumPy's, or updates longer than the memory, is listed there, and is no cause that \
+could be false: both were measured.
 
 The truth is what the whole network takes less without the plant, measured in turns with it; of \
 tiny layers, what the time over larger batches says that a call costs.  It is not told to the \

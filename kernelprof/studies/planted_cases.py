@@ -130,9 +130,8 @@ PLANTS = (
     Plant(
         "half the threads in MXNet",
         "mxnet",
-        "fcn-r",
+        "alexnet-r",
         FEW,
-        mode="train",
         **_pool(1, 2, *OPENMP, "MXNET_OMP_MAX_THREADS"),
     ),
     Plant(
