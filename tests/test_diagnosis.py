@@ -74,7 +74,11 @@ def causes(case: CaseResult) -> list[Finding]:
 
 
 def planned_ns(mode: str) -> dict[str, float]:
-    """What the fake engine does in a call, by part of the ledger."""
+    """What the fake engine does in a call, by part of the ledger.
+
+    It passes its time by the clock on the wall: on a busy machine all of it takes longer, and the
+    shares stay.
+    """
     found = {KERNELS: 0.0, UPDATING: 0.0, CALLING: float(CALL_NS)}
     for kernel in kernels(small(), BATCH, mode, Fusion()):
         part = UPDATING if kernel.passes == (UPDATE,) else KERNELS
@@ -89,11 +93,12 @@ def test_the_ledger_is_what_the_engine_did(
     diagnosed: Diagnosed, mode: str, profiler_ns: int
 ) -> None:
     case = diagnosed(mode, FAKE_PROFILER_NS=profiler_ns)
-    found = parts_ns(case)
-    measured_ns = case.measured.value_s * 1e9
+    found, planned = parts_ns(case), planned_ns(mode)
+    measured_ns, total_ns = case.measured.value_s * 1e9, sum(planned.values())
     assert sum(found.values()) == pytest.approx(measured_ns)
-    for part, ns in planned_ns(mode).items():
-        assert found.get(part, 0.0) == pytest.approx(ns, abs=0.05 * measured_ns), part
+    for part, ns in planned.items():
+        share = found.get(part, 0.0) / measured_ns
+        assert share == pytest.approx(ns / total_ns, abs=0.05), part
     assert abs(found[RESIDUAL]) < 0.05 * measured_ns
     assert not [one for one in causes(case) if one.at_most_s > 0.05 * case.measured.value_s]
 
@@ -114,24 +119,29 @@ def test_what_is_planted_is_named_first_with_its_time(
     first = causes(case)[0]
     assert first.cause.startswith(cause)
     assert first.seconds is not None
-    assert first.seconds * 1e9 == pytest.approx(truth_ns, rel=NEAR)
+    share = truth_ns / (sum(planned_ns(INFER).values()) + truth_ns)
+    assert first.seconds / case.measured.value_s == pytest.approx(share, rel=NEAR)
     assert first.evidence
     assert first.remedy
 
 
 def test_time_of_feeding_and_copies_is_theirs_in_the_ledger(diagnosed: Diagnosed) -> None:
-    found = parts_ns(diagnosed(FAKE_FEED_NS=2_000_000, FAKE_COPY_NS=1_000_000))
-    assert found[FEEDING] == pytest.approx(2_000_000, rel=0.1)
-    assert found[COPIES] == pytest.approx(1_000_000, rel=0.1)
+    case = diagnosed(FAKE_FEED_NS=2_000_000, FAKE_COPY_NS=1_000_000)
+    found, measured_ns = parts_ns(case), case.measured.value_s * 1e9
+    total_ns = sum(planned_ns(INFER).values()) + 3_000_000
+    assert found[FEEDING] / measured_ns == pytest.approx(2_000_000 / total_ns, rel=0.1)
+    assert found[COPIES] / measured_ns == pytest.approx(1_000_000 / total_ns, rel=0.1)
 
 
 def test_layers_within_the_network_have_their_time(diagnosed: Diagnosed) -> None:
     case = diagnosed(FAKE_SLOW_LAYER="fc2", FAKE_SLOW_NS=900_000)
+    total_ns = sum(planned_ns(INFER).values()) + 2 * 900_000
     layers = {layer.name: layer for layer in case.layers}
-    for name, slow_s in (("conv1", 0.0), ("fc2", 2 * 900e-6)):
-        layer = layers[name]
-        assert layer.engine_s is not None
-        assert layer.in_network_s == pytest.approx(layer.engine_s + slow_s, rel=0.15)
+    for name, slow_ns in (("conv1", 0), ("fc2", 2 * 900_000)):
+        own = [k for k in kernels(small(), BATCH, INFER, Fusion()) if k.layer == name]
+        planned = sum(KERNEL_NS + kernel.flop / FLOP_PER_NS for kernel in own) + slow_ns
+        share = (layers[name].in_network_s or 0.0) / case.measured.value_s
+        assert share == pytest.approx(planned / total_ns, rel=0.1)
 
 
 def test_without_a_profiler_the_rest_is_found(diagnosed: Diagnosed) -> None:
