@@ -100,7 +100,8 @@ def test_the_ledger_is_what_the_engine_did(
         share = found.get(part, 0.0) / measured_ns
         assert share == pytest.approx(ns / total_ns, abs=0.05), part
     assert abs(found[RESIDUAL]) < 0.05 * measured_ns
-    assert not [one for one in causes(case) if one.at_most_s > 0.05 * case.measured.value_s]
+    heavy = [one for one in causes(case) if one.at_most_s > 0.05 * case.measured.value_s]
+    assert not {one.cause for one in heavy} & {"input feeding", "layout reorders"}
 
 
 @pytest.mark.parametrize(
