@@ -141,9 +141,10 @@ class FakeNetwork(WholeNetwork):
         self.feed_ns = 0 if network.name.startswith("chain-") else number("FEED_NS")
         self.reference = NumpyNetwork(network, mode, data)
         self.parameters = self.reference.parameters + number("PARAMETERS")
+        self.ns = self.planned(0)[-1].end_ns
 
     def call(self) -> Any:
-        return wait(self.planned(0)[-1].end_ns)
+        return wait(self.ns)
 
     def profile(self, calls: int) -> list[ProfiledCall]:
         if os.environ.get("FAKE_PROFILER") == "none":
