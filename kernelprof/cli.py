@@ -265,7 +265,7 @@ def report(
 
 
 def _save_charts(found: Results, folder: Path) -> None:
-    from kernelprof.reports.charts import save_charts  # slow to import, and rarely needed
+    from kernelprof.reports.chart_files import save_charts  # slow to import, and rarely needed
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -67,8 +67,8 @@ def diagnose(
         except KeyboardInterrupt:
             err.print(f"\nStopped. What was seen is in {run}; the same command goes on.")
             raise SystemExit(130) from None
-    keys = [_key(case) for case in chosen]
-    found = [case for case in diagnosed(file, cases) if _key(case) in keys]
+    looked_at = zip(cases, diagnosed(file, cases), strict=True)
+    found = [after for before, after in looked_at if before in chosen]
     if as_json:
         report = [case_json(case) for case in found]
         sys.stdout.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
@@ -77,10 +77,6 @@ def diagnose(
         own = [case for case in found if case.engine == name]
         for line in diagnosis_lines(own, name, str(run), out.width):
             out.print(line, soft_wrap=True)
-
-
-def _key(case: CaseResult) -> tuple[object, ...]:
-    return case.network, case.engine, case.cpus, case.batch, case.mode
 
 
 def _chosen(

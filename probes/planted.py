@@ -31,7 +31,7 @@ def start() -> Engine:
         data.input *= data.input.dtype.type(os.environ.get("PLANTED_SCALE", "1"))
         return PlantedNetwork(build(network, mode, data))
 
-    engine.network = network  # type: ignore[method-assign]
+    engine.network = network  # type: ignore[method-assign]  # of this one engine, on purpose
     return engine
 
 

@@ -31,7 +31,6 @@ MOVES = set(
     "Cast Concat ConcatV2 DeepCopy InputConversion Pad PadV2 Slice Split SplitV StridedSlice "
     "StridedSliceGrad ToTf Transpose".split()
 )
-# Layers whose very work is to move data.
 # What a fused operator's time goes into; its name is that of the last operator fused into it.
 FUSED_INTO = ("Conv2D", "MatMul", "BatchNorm")
 
@@ -130,7 +129,7 @@ def _span(event: Event, node: str, operator: str, call: Event, owners: Owners) -
     layer, what = owners.span(node, operator)
     start_ns = event.start_ns - call.start_ns
     end_ns = min(event.end_ns, call.end_ns) - call.start_ns
-    return Span(f"{node}:{operator}", layer, what, start_ns, end_ns, event.thread)
+    return Span(operator, layer, what, start_ns, end_ns, event.thread)
 
 
 def recorded(call: Callable[[], object], calls: int) -> list[Event]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -11,14 +10,11 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from kernelprof.results import CaseResult, Results
+from kernelprof.results import CaseResult
 from kernelprof.units import TimeUnit, column_unit, duration, percent, share
 
 from .derived import layers_unit, predicted_share
-from .findings import diagnosed_engines
 from .labels import contender, full_name, short_name, workload
-from .ledger import with_ledger
-from .order import networks
 
 # Told apart in every common form of colour blindness and in grey; 3:1 against white and near-black.
 PALETTE = {
@@ -165,43 +161,6 @@ def save_spec(spec: dict[str, Any], path: Path) -> None:
             path.write_text(vl_convert.vegalite_to_html(spec, bundle=True), encoding="utf-8")
         case other:
             raise ValueError(f"a chart is saved as .svg, .png or .html, not {other or path.name!r}")
-
-
-def save_charts(results: Results, folder: Path) -> list[Path]:
-    """Write every chart of a run as .svg and .png; the files written."""
-    charts = {"accuracy": accuracy_chart(results.cases)} if results.cases else {}
-    for name, cases in networks(results).items():
-        charts[f"times-{name}"] = times_chart(cases)
-    for case in results.cases:
-        charts[f"layers-{_file_name(case)}"] = layers_chart(case)
-    charts.update(_diagnosis_charts(results))
-    paths = [folder / f"{name}{suffix}" for name in charts for suffix in (".svg", ".png")]
-    for path in paths:
-        save_chart(charts[path.stem], path)
-    return paths
-
-
-def _diagnosis_charts(results: Results) -> dict[str, alt.LayerChart]:
-    """The charts of what was diagnosed, by the names of their files."""
-    from .diagnosis_charts import ladder_chart, ledger_chart  # drawn with what is here
-
-    charts = {}
-    for engine, cases in diagnosed_engines(results.cases).items():
-        profiled = with_ledger(cases)
-        if profiled:
-            charts[f"ledger-{_words_of_a_file(engine)}"] = ledger_chart(profiled)
-        for case in profiled:
-            charts[f"ladder-{_file_name(case)}"] = ladder_chart(case)
-    return charts
-
-
-def _file_name(case: CaseResult) -> str:
-    parts = (case.network, case.mode, case.batch, case.engine, case.device, case.threads)
-    return "-".join(map(_words_of_a_file, parts))
-
-
-def _words_of_a_file(part: object) -> str:
-    return re.sub(r"[^\w.]+", "_", str(part))
 
 
 def _error_row(case: CaseResult) -> dict[str, Any]:

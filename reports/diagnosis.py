@@ -31,6 +31,7 @@ from .ledger import (
     diagnosis_of,
     layers_ledger_table,
     ledger_table,
+    profiler_sentence,
     unknown_sentence,
     with_ledger,
 )
@@ -58,6 +59,7 @@ def diagnosis_lines(
     if len(found) == 1:
         yield from _causes(found, engine, len(causes(found)), width)
         yield from _case_lines(found[0], width)
+        yield from _sentence(profiler_sentence(found), width)
         yield from _sentence(missing_sentence(found), width)
         yield from next_
     else:

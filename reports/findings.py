@@ -108,11 +108,13 @@ class Cause:
     def savings(self) -> str:
         """What a change is foretold to save, and what it saved where it was tried."""
         finding = (self.tried or self.instances)[0].finding
-        foretold_s = finding.foretold.value_s if finding.foretold else finding.seconds
         if finding.actual is None:
             return f"{signed_duration(finding.foretold.value_s)} ->" if finding.foretold else NONE
-        told = NONE if foretold_s is None else signed_duration(foretold_s)
-        return f"{told} -> {signed_duration(finding.actual.value_s)}"
+        actual = signed_duration(finding.actual.value_s)
+        foretold_s = finding.foretold.value_s if finding.foretold else finding.seconds
+        if finding.between_kernels or foretold_s is None:
+            return f"{NONE} -> {actual}"
+        return f"{signed_duration(foretold_s)} -> {actual}"
 
 
 def diagnosed(cases: Sequence[CaseResult], engine: str) -> list[CaseResult]:

@@ -198,5 +198,23 @@ def unknown_sentence(cases: Sequence[CaseResult]) -> str:
     )
 
 
+def profiler_sentence(cases: Sequence[CaseResult]) -> str:
+    """By how much the engine's profiler made calls longer; nothing where it told of none."""
+    known = with_ledger(cases)
+    if not known:
+        return ""
+    worst = max(known, key=_profiler_share)
+    where = "" if len(known) == 1 else f" at worst ({of_engine(worst)})"
+    return (
+        f"The profiler made calls {share(_profiler_share(worst))} longer{where}; the ledger is of "
+        "calls without it."
+    )
+
+
+def _profiler_share(case: CaseResult) -> float:
+    """What the profiler adds to a call; where calls were even shorter with it, nothing."""
+    return max(diagnosis_of(case).profiler_share, 0.0)
+
+
 def _residual(case: CaseResult) -> float:
     return part_s(case, RESIDUAL) / case.measured.value_s

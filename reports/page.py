@@ -57,6 +57,7 @@ DERIVED = (  # what it asks of a case
     ladder.signed,
     ladder.together,
     ledger.parts_unit,
+    ledger.profiler_sentence,
     ledger.tidy,
     ledger.unknown_sentence,
     ledger.with_ledger,

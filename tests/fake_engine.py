@@ -4,8 +4,8 @@ An adapter given by path, so it is loaded into the package of the probes and imp
 A kernel takes FAKE_KERNEL_NS + flop / FAKE_FLOP_PER_NS; a network the sum of its kernels and
 FAKE_CALL_NS + FAKE_DISPATCH_NS for each of them, FAKE_COPY_NS before those of convolutions, and
 FAKE_SLOW_NS for those of the layer FAKE_SLOW_LAYER; one that is no chain waits FAKE_FEED_NS for
-its input.  Its profiler takes FAKE_PROFILER_NS for each operation, fails if FAKE_PROFILER is
-"none", and crashes if it is "crash".
+its input.  Each call prints FAKE_PRINTS where oneDNN would print.  Its profiler takes
+FAKE_PROFILER_NS for each operation, fails if FAKE_PROFILER is "none", and crashes if it is "crash".
 
 FAKE_CRASH, FAKE_HANG, FAKE_UNSUPPORTED, FAKE_WRONG and FAKE_MEMORY name the kind of a primitive
 whose kernels crash, hang, ...; for FAKE_MEMORY it may be "network".  FAKE_CRASH_TURN and
@@ -138,12 +138,16 @@ class FakeNetwork(WholeNetwork):
             run_out()
         time.sleep(float(os.environ.get("FAKE_BUILD_S", "0")))
         self.kernels = kernels(network, data.batch, mode, FakeEngine.fusion)
+        self.prints = os.environ.get("FAKE_PRINTS", "") if "ONEDNN_VERBOSE" in os.environ else ""
         self.feed_ns = 0 if network.name.startswith("chain-") else number("FEED_NS")
         self.reference = NumpyNetwork(network, mode, data)
         self.parameters = self.reference.parameters + number("PARAMETERS")
         self.ns = self.planned(0)[-1].end_ns
 
     def call(self) -> Any:
+        if self.prints:
+            sys.stdout.write(f"{self.prints}\n")
+            sys.stdout.flush()
         return wait(self.ns)
 
     def profile(self, calls: int) -> list[ProfiledCall]:

@@ -12,6 +12,7 @@ from kernelprof.context import ACTIVATION
 from kernelprof.diagnosis.causes import CAUSES
 from kernelprof.diagnosis.evidence import Evidence
 from kernelprof.diagnosis.examination import findings, trial_kind
+from kernelprof.diagnosis.hardware_counters import Counters
 from kernelprof.diagnosis.ledger import (
     CALLING,
     COPIES,
@@ -187,6 +188,53 @@ def test_kernels_are_held_against_the_reference() -> None:
         assert found.seconds == pytest.approx(0.75 * (CASE.layers[0].engine_s or 0.0))
 
 
+SSE4 = Verbose(isa="Intel SSE4.1")
+BELOW = "oneDNN uses SSE4.1; the processor has AVX-512 with bfloat16"
+OPENBLAS_BELOW = "OpenBLAS, for Zen, uses AVX2; the processor has AVX-512 with bfloat16"
+
+
+def behind(verbose: Verbose | None = None, **facts: Any) -> Evidence:
+    """A case whose kernels are slower than the reference's, and what libraries say."""
+    layers = tuple(replace(x, reference_s=(x.engine_s or 0.0) / 2) for x in CASE.layers)
+    case = replace(HEALTHY.case, layers=layers)
+    return replace(HEALTHY, case=case, verbose=verbose, facts={**HEALTHY.facts, **facts})
+
+
+@pytest.mark.parametrize(
+    ("verbose", "facts", "said"),
+    [
+        (SSE4, {"instruction_set": "AVX512_CORE_BF16"}, (BELOW,)),
+        (
+            None,
+            {"instruction_set": "AVX512_CORE_BF16", "openblas_cores": ["Zen", "SkylakeX"]},
+            (OPENBLAS_BELOW,),
+        ),
+        (Verbose(isa="Intel AVX-512"), {"instruction_set": "AVX512_CORE_BF16"}, ()),
+        (SSE4, {"instruction_set": None}, ()),
+        (Verbose(isa="unheard of"), {"instruction_set": "AVX512_CORE_BF16"}, ()),
+        (None, {"instruction_set": "AVX2", "openblas_cores": ["unheard of"]}, ()),
+    ],
+)
+def test_libraries_that_use_less_than_the_processor_has_are_told(
+    verbose: Verbose | None, facts: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    slow = behind(verbose, **facts)
+    assert only(behind_reference(slow)).evidence[1:] == said
+    capped = behind(verbose, **facts, variables={"ONEDNN_MAX_CPU_ISA": "SSE41"})
+    assert only(capped_instructions(capped)).evidence[1:] == said
+
+
+def test_slow_kernels_come_with_what_the_processor_counted() -> None:
+    counts = {"instructions": 3, "cycles": 2, "cache-references": 8, "cache-misses": 2}
+    counted = replace(behind(), counters=Counters(1.0, counts, ()))
+    assert only(behind_reference(counted)).evidence[1:] == (
+        "1.5 instructions per cycle",
+        "25.0 % of what asks the last cache goes to memory",
+    )
+    without = replace(counted, counters=Counters(1.0, {"instructions": 3}, ("cycles",)))
+    assert len(only(behind_reference(without)).evidence) == 1
+
+
 @pytest.mark.parametrize(
     ("rule", "part", "cause"),
     [
@@ -250,6 +298,14 @@ def test_a_layer_may_be_slower_among_the_others() -> None:
     assert found.seconds == pytest.approx(excess_s)
 
 
+def test_copies_and_faults_together_explain_what_a_layer_takes_among_the_others() -> None:
+    known = ledger()
+    within = {**known.in_network_s, "fc6": known.in_network_s["fc6"] + 0.1 * MEASURED_S}
+    beside = [LedgerPart(part, 0.05 * MEASURED_S, "fc6") for part in (COPIES, FAULTS)]
+    explained = replace(known, parts=(*known.parts, *beside), in_network_s=within)
+    assert not list(slower_in_network(replace(HEALTHY, ledger=explained)))
+
+
 def test_weights_that_no_cache_holds_are_cold_among_the_others() -> None:
     known = ledger()
     within = {**known.in_network_s, "fc6": known.in_network_s["fc6"] + 0.1 * MEASURED_S}
@@ -300,9 +356,11 @@ def test_time_that_nothing_explains_is_told() -> None:
 CAPPED = with_variables(ONEDNN_MAX_CPU_ISA="SSE41")
 
 
-def tried(foretold: Saving, actual: Saving | None = None) -> tuple[Finding, ...]:
+def tried(
+    foretold: Saving, actual: Saving | None = None, as_is_s: float | None = None
+) -> tuple[Finding, ...]:
     kind = trial_kind({"ONEDNN_MAX_CPU_ISA": None}.items())
-    return findings(CAPPED, {kind: Trial(foretold, actual).to_json()})
+    return findings(CAPPED, {kind: Trial(foretold, actual, as_is_s).to_json()})
 
 
 def test_a_trial_gives_a_suspect_its_seconds() -> None:
@@ -326,8 +384,42 @@ def test_a_saving_confirms_what_was_foretold(actual: Saving, confirmed: bool) ->
     assert found.confirmed is confirmed
 
 
+def test_a_trial_in_slower_times_saves_the_same_share() -> None:
+    """Or a cause would cost more than all that was measured."""
+    half_s = MEASURED_S / 2
+    (found,) = tried(
+        Saving(4 * half_s, 3 * half_s, 5 * half_s),
+        Saving(2 * half_s, half_s, 3 * half_s),
+        8 * half_s,
+    )
+    assert found.seconds == pytest.approx(MEASURED_S / 2)
+    assert found.foretold is not None
+    assert found.foretold.high_s == pytest.approx(5 / 8 * MEASURED_S)
+    assert found.actual is not None
+    assert found.actual.value_s == pytest.approx(MEASURED_S / 4)
+
+
 def test_a_change_that_saves_nothing_clears_its_suspect() -> None:
     assert tried(Saving(0.01, -0.02, 0.04)) == ()
+
+
+DENORMAL = replace(HEALTHY, facts={**HEALTHY.facts, "denormals": "kept"}, denormals={"input": 0.9})
+
+
+def flushed(foretold: Saving, actual: Saving) -> tuple[Finding, ...]:
+    kind = trial_kind({"KERNELPROF_DENORMALS": "flush"}.items())
+    return findings(DENORMAL, {kind: Trial(foretold, actual).to_json()})
+
+
+@pytest.mark.parametrize("foretold_s", [0.0, 0.02])
+def test_of_a_change_between_kernels_the_network_tells_all(foretold_s: float) -> None:
+    """Whatever its kernels took by themselves."""
+    foretold = Saving(foretold_s, 0.9 * foretold_s, 1.1 * foretold_s)
+    actual = Saving(0.2, 0.18, 0.22)
+    (found,) = flushed(foretold, actual)
+    assert (found.seconds, found.foretold, found.actual) == (0.2, None, actual)
+    assert found.confirmed
+    assert flushed(foretold, Saving(0.01, -0.02, 0.04)) == ()
 
 
 def test_what_a_change_explains_no_comparison_explains_again() -> None:

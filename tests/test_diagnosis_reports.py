@@ -17,7 +17,7 @@ from kernelprof.reports.diagnosis import diagnosis_lines
 from kernelprof.reports.diagnosis_charts import ladder_chart, ledger_chart
 from kernelprof.reports.findings import Instance, causes, command, diagnosed, diagnosis_verdict
 from kernelprof.reports.ladder import beyond_layers, layer_rungs, steps, together
-from kernelprof.reports.ledger import unknown_sentence
+from kernelprof.reports.ledger import profiler_sentence, unknown_sentence
 from kernelprof.reports.page import to_html
 from kernelprof.reports.text import to_text
 from kernelprof.results import CaseResult, Finding, Results
@@ -111,6 +111,11 @@ class TestTerminal:
         text = printed([with_diagnosis(case, (foretold,))])
         assert re.search(rf"{CAPPED} .* not tried +\S+ m?s -> *$", text, re.MULTILINE)
 
+    def test_kernels_foretell_nothing_of_a_change_between_them(self, case: CaseResult) -> None:
+        between = replace(capped(case, 0.31, 0.31), foretold=None, between_kernels=True)
+        text = printed([with_diagnosis(case, (between,))])
+        assert re.search(rf"{CAPPED} .* 1 confirmed +- -> \S+ m?s", text)
+
     def test_a_change_that_saves_nothing_is_not_confirmed_and_comes_last(
         self, case: CaseResult
     ) -> None:
@@ -148,6 +153,26 @@ class TestTerminal:
         many = [one, *(with_diagnosis(case) for case in twenty_cases()[:3])]
         assert "It is not known where the time goes in 1 of 4 cases" in flat(printed(many))
         assert unknown_sentence(many[1:]) == ""
+
+    @pytest.mark.parametrize("width", [80, 100])
+    def test_what_the_profiler_costs_is_said_of_a_single_case(
+        self, case: CaseResult, width: int
+    ) -> None:
+        one = with_diagnosis(case)
+        text = flat(printed([one], width=width))
+        assert "The profiler made calls 8.0 % longer; the ledger is of calls without it." in text
+        assert "The profiler" not in printed([one, one], width=width)
+
+    def test_what_the_profiler_costs_at_worst(self, torch: list[CaseResult]) -> None:
+        first, *others = torch
+        assert first.diagnosis
+        slowed = replace(first, diagnosis=replace(first.diagnosis, profiler_share=0.5))
+        said = profiler_sentence([slowed, *others])
+        assert said.startswith("The profiler made calls 50.0 % longer at worst (")
+        faster = replace(first, diagnosis=replace(first.diagnosis, profiler_share=-0.01))
+        assert profiler_sentence([faster]).startswith("The profiler made calls 0 % longer;")
+        blind = replace(first, diagnosis=replace(first.diagnosis, ledger=()))
+        assert profiler_sentence([blind]) == ""
 
     def test_the_rows_of_the_ledger_add_up(self, torch: list[CaseResult]) -> None:
         rows = re.findall(r"(?:train|infer|cases) .*?((?: +[\d.]+){8})$", printed(torch), re.M)
@@ -312,6 +337,7 @@ class TestPage:
         assert '<section id="why">' in page
         assert f"torch loses most to {CAPPED}" in page
         assert "env -u ONEDNN_MAX_CPU_ISA kernelprof run" in page
+        assert page.count("The profiler made calls 8.0 % longer at worst (") == 2
         places = set(re.findall(r'data-chart="([^"]+)"', page))
         embedded = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page)
         assert embedded

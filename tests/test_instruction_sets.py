@@ -8,15 +8,12 @@ import pytest
 
 from kernelprof.diagnosis import instruction_sets
 from kernelprof.diagnosis.instruction_sets import (
-    CHOOSING_VARIABLES,
     FLAGS,
     ONEDNN_WORDS,
     OPENBLAS_CORES,
     TITLES,
     InstructionSet,
-    choosing,
     of_flags,
-    of_mkl,
     of_mkl_kernel,
     of_onednn,
     of_openblas,
@@ -117,29 +114,6 @@ def test_an_old_openblas_is_below_the_machine():
 
 
 @pytest.mark.parametrize(
-    ("architecture", "isa"),
-    [
-        ("Intel(R) Architecture processors", InstructionSet.GENERIC),
-        (
-            "Intel(R) Advanced Vector Extensions 2 (Intel(R) AVX2) enabled processors",
-            InstructionSet.AVX2,
-        ),
-        (
-            "Intel(R) Advanced Vector Extensions 512 (Intel(R) AVX-512) enabled processors",
-            InstructionSet.AVX512_CORE,
-        ),
-        ("Something new", None),
-    ],
-)
-def test_what_mkl_takes_the_processor_for(architecture, isa):
-    banner = (
-        "Intel(R) MKL 2018.0 Update 3 Product build 20180406 for Intel(R) 64 architecture "
-        f"{architecture}, Lnx 2.60GHz lp64 intel_thread"
-    )
-    assert of_mkl(banner) is isa
-
-
-@pytest.mark.parametrize(
     ("symbol", "isa"),
     [
         ("mkl_blas_def_sgemm_copyan", InstructionSet.GENERIC),
@@ -155,12 +129,6 @@ def test_of_kernels_of_mkl(symbol, isa):
     assert of_mkl_kernel(symbol) is isa
 
 
-def test_variables_that_choose():
-    environment = {"ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "", "HOME": "/"}
-    assert choosing(environment) == {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    assert "MKL_DEBUG_CPU_TYPE" in CHOOSING_VARIABLES
-
-
 def test_a_core_that_was_chosen_is_told_by_the_worker():
     worker = engine_worker("numpy", variables={"OPENBLAS_CORETYPE": "Sandybridge"})
     try:
@@ -168,7 +136,7 @@ def test_a_core_that_was_chosen_is_told_by_the_worker():
     finally:
         worker.close()
     assert [of_openblas(core) for core in facts["openblas_cores"]] == [InstructionSet.AVX]
-    assert choosing(facts["variables"]) == {"OPENBLAS_CORETYPE": "Sandybridge"}
+    assert facts["variables"]["OPENBLAS_CORETYPE"] == "Sandybridge"
 
 
 def test_examples():

@@ -51,6 +51,7 @@ MEASURES = {
     "diagnosis.examination",
     "diagnosis.gather",
     "diagnosis.hardware_counters",
+    "diagnosis.outside_tools",
     "diagnosis.stacks",
     "diagnosis.trial",
     "enginecheck",

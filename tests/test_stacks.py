@@ -20,7 +20,9 @@ from kernelprof.probes.networks import NETWORKS
 from .conftest import engine_worker
 
 PATIENCE_S = 110
+BATCH = 1024  # of which kernels outweigh Python's share of a call on any machine
 SECONDS = 1.0
+START_S = 6.0  # that py-spy may need before it looks: it reads an engine's symbols first
 CALL = "<module> (boot.py:38);main (boot.py:29);Observer.repeat (probes/observer.py:110)"
 # As py-spy 0.4.2 wrote them of real engines.
 LEAVES = {
@@ -151,10 +153,10 @@ def test_engines(engine):
     """Native frames are seen in every interpreter, those of another root included."""
     worker = engine_worker(engine)
     try:
-        pid = at_work(worker, "fcn-r", 64)
+        pid = at_work(worker, "fcn-r", BATCH)
         with ThreadPoolExecutor() as pool:
             calls = pool.submit(
-                worker.ask, "repeat", PATIENCE_S, calls=1, least_s=stacks.START_S + SECONDS
+                worker.ask, "repeat", PATIENCE_S, calls=1, least_s=START_S + SECONDS
             )
             found = sample(pid, SECONDS)
             calls.result()

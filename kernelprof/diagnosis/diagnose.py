@@ -7,7 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kernelprof.diagnosis.examination import evidence_of, findings, stored_case, trial_kind
+from kernelprof.diagnosis.examination import (
+    Usuals,
+    evidence_of,
+    findings,
+    stored_case,
+    trial_kind,
+)
 from kernelprof.diagnosis.gather import MISSING, Gatherer, Tell
 from kernelprof.diagnosis.trial import Trial, try_change
 from kernelprof.engines import Environment, environment
@@ -64,10 +70,11 @@ class Diagnosing:
         self, chosen: Iterable[CaseResult], cases: Sequence[CaseResult]
     ) -> Iterator[tuple[CaseResult, Finding]]:
         """Findings whose change shall be tried, those that may matter most first."""
+        usuals: Usuals = {}
         found = [
             (case, finding)
             for case in chosen
-            if (evidence := evidence_of(self.run, case, cases)) is not None
+            if (evidence := evidence_of(self.run, case, cases, usuals)) is not None
             for finding in findings(evidence, self.run.evidence(stored_case(self.run, case).id))
             if finding.change and self._is_open(finding)
         ]

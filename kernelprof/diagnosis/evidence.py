@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernelprof.diagnosis.hardware_counters import Counters
+from kernelprof.diagnosis.instruction_sets import InstructionSet
 from kernelprof.diagnosis.ledger import Ledger
 from kernelprof.diagnosis.stacks import Stacks
 from kernelprof.diagnosis.verbose import Verbose
@@ -28,6 +30,7 @@ class Evidence:
     ledger: Ledger | None = None
     verbose: Verbose | None = None
     stacks: Stacks | None = None
+    counters: Counters | None = None
     denormals: Mapping[str, float] = field(default_factory=dict)  # share of the numbers, by array
     faults: float = 0.0  # page faults of a call
     page_fault_s: float = 0.0
@@ -45,6 +48,12 @@ class Evidence:
         return found
 
     @property
+    def instruction_set(self) -> InstructionSet | None:
+        """The best that the processor has."""
+        name = self.facts.get("instruction_set")
+        return None if name is None else InstructionSet[name]
+
+    @property
     def measured_s(self) -> float:
         """What a call of the network takes."""
         return self.case.measured.value_s
@@ -52,17 +61,6 @@ class Evidence:
     def alone_s(self, layer: LayerResult) -> float:
         """The layer's kernels by themselves, without updates."""
         return sum(k.seconds.value_s for k in layer.kernels if k.passes != (UPDATE,))
-
-    def excess_s(
-        self, kinds: tuple[str, ...], least_s: Callable[[LayerResult], float | None]
-    ) -> float:
-        """What layers of some kinds take alone beyond something; none where that is not known."""
-        excess = 0.0
-        for layer in self.case.layers:
-            known_s = least_s(layer)
-            if layer.kind in kinds and layer.engine_s is not None and known_s is not None:
-                excess += max(layer.engine_s - known_s, 0.0)
-        return excess
 
 
 def suspect(

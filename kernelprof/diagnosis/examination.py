@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,16 @@ import numpy as np
 from kernelprof.chains import CALLS
 from kernelprof.diagnosis.causes import CAUSES, COMPARISONS, OF_KERNELS
 from kernelprof.diagnosis.evidence import LEAST_SHARE, Evidence
-from kernelprof.diagnosis.gather import FACTS, MISSING, PROFILE, SEEN, STACKS, VERBOSE
+from kernelprof.diagnosis.gather import (
+    COUNTERS,
+    FACTS,
+    MISSING,
+    PROFILE,
+    SEEN,
+    STACKS,
+    VERBOSE,
+)
+from kernelprof.diagnosis.hardware_counters import Counters
 from kernelprof.diagnosis.ledger import UPDATING, Known, Ledger, Usual, ledger, usual
 from kernelprof.diagnosis.own_times import OwnTimes, own_times, typical
 from kernelprof.diagnosis.stacks import Stacks
@@ -27,6 +36,7 @@ from kernelprof.probes.spans import KERNEL, Span
 from kernelprof.results import CaseResult, Diagnosis, Finding
 from kernelprof.roofline import attainable, least_seconds
 from kernelprof.runfile import RunFile, StoredCase
+from kernelprof.units import counted
 
 TRIAL = "trial "  # and the change as JSON: the kind of evidence that a trial is
 FIRST_ROUNDS = 3
@@ -74,6 +84,7 @@ def evidence_of(
         else None,
         verbose=verbose,
         stacks=Stacks.from_json(seen[STACKS]) if STACKS in seen else None,
+        counters=Counters.from_json(seen[COUNTERS]) if COUNTERS in seen else None,
         denormals=profile.get("denormals", {}),
         faults=profile.get("counters", {}).get("minor_faults", 0.0),
         page_fault_s=profile.get("page_fault_ns", 0.0) * 1e-9,
@@ -155,7 +166,7 @@ def _all_findings(evidence: Evidence, seen: Stored) -> Iterator[Finding]:
         if explained and rule in COMPARISONS:
             continue
         for suspect in rule(evidence):
-            found = _with_trial(suspect, seen)
+            found = _with_trial(suspect, seen, evidence.measured_s)
             if found is not None:
                 explained = explained or (rule in OF_KERNELS and _weight_s(found) >= least_s)
                 yield found
@@ -170,17 +181,18 @@ def trial_kind(change: Iterable[tuple[str, str | None]]) -> str:
     return TRIAL + json.dumps(sorted(change))
 
 
-def _with_trial(suspect: Finding, seen: Stored) -> Finding | None:
+def _with_trial(suspect: Finding, seen: Stored, measured_s: float) -> Finding | None:
     """What a trial of its change tells of a suspect; none is left if the change saves nothing."""
     stored = seen.get(trial_kind(suspect.change)) if suspect.change else None
     if stored is None:
         return suspect
-    trial = Trial.from_json(stored)
-    saving = trial.actual if trial.foretold.low_s <= 0 and trial.actual else trial.foretold
-    if saving.low_s <= 0:
+    trial = Trial.from_json(stored).at(measured_s)
+    foretold = None if suspect.between_kernels else trial.foretold
+    saving = foretold or trial.actual
+    if saving is None or saving.low_s <= 0:
         return None
     known_s = saving.value_s if suspect.seconds is None else suspect.seconds
-    return replace(suspect, seconds=known_s, foretold=trial.foretold, actual=trial.actual)
+    return replace(suspect, seconds=known_s, foretold=foretold, actual=trial.actual)
 
 
 def _with_diagnosis(run: RunFile, case: CaseResult, evidence: Evidence) -> CaseResult:
@@ -190,7 +202,7 @@ def _with_diagnosis(run: RunFile, case: CaseResult, evidence: Evidence) -> CaseR
         ledger=known.parts if known else (),
         profiler_share=known.profiler_share if known else 0.0,
         findings=findings(evidence, seen),
-        missing=seen.get(MISSING, {}),
+        missing={**seen.get(MISSING, {}), **_unread(evidence.verbose)},
     )
     if known is None:
         return replace(case, diagnosis=diagnosis)
@@ -209,6 +221,12 @@ def _with_updates(known: Ledger, network: Network, case: CaseResult) -> Mapping[
             if share:
                 within[layer.name] = within.get(layer.name, 0.0) + share * updating_s
     return within
+
+
+def _unread(verbose: Verbose | None) -> dict[str, str]:
+    """That libraries printed what cannot be read: of a version that is not known, most likely."""
+    lines = verbose.unknown_lines if verbose is not None else 0
+    return {VERBOSE: f"{counted(lines, 'line')} of an unknown form"} if lines else {}
 
 
 def _verbose(stored: Stored | None) -> Verbose | None:
@@ -334,11 +352,11 @@ def _lost_s(run: RunFile, stored: StoredCase) -> float:
 
 def _others(case: CaseResult, cases: Sequence[CaseResult]) -> tuple[CaseResult, ...]:
     """The same case in other engines, the fastest first."""
-    same: Callable[[CaseResult], tuple[object, ...]] = lambda c: (  # noqa: E731
-        c.network,
-        c.cpus,
-        c.batch,
-        c.mode,
-    )
-    others = [c for c in cases if c.engine != case.engine and same(c) == same(case)]
-    return tuple(sorted(others, key=lambda c: c.measured.value_s))
+    wanted = case.network, case.cpus, case.batch, case.mode
+    others = [
+        other
+        for other in cases
+        if other.engine != case.engine
+        and (other.network, other.cpus, other.batch, other.mode) == wanted
+    ]
+    return tuple(sorted(others, key=lambda other: other.measured.value_s))

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from kernelprof.chains import CALLS
 from kernelprof.diagnosis import hardware_counters, stacks
+from kernelprof.diagnosis.instruction_sets import of_processor
 from kernelprof.diagnosis.verbose import VERBOSE_VARIABLES, banner, section
 from kernelprof.engines import Environment
 from kernelprof.errors import KernelprofError, WorkerError
@@ -131,6 +132,8 @@ class Gatherer:
     def _profile_and_sample(self, worker: Worker, stored: StoredCase, seen: Message) -> None:
         """The profiler, and then what looks in from outside while the network is called."""
         facts = worker.ask("facts", PATIENCE_S)
+        best = of_processor()
+        facts["instruction_set"] = None if best is None else best.name
         self.run.add_evidence(stored.id, FACTS, facts)
         try:
             self._profile(worker, stored, seen)

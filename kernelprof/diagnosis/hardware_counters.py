@@ -5,14 +5,13 @@ Virtual machines mostly have none.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kernelprof.diagnosis.outside_tools import run_tool
 from kernelprof.errors import KernelprofError
 
 INSTRUCTIONS, CYCLES = "instructions", "cycles"
@@ -78,24 +77,7 @@ def count(pid: int, seconds: float) -> Counters:
         *(tool, "stat", "-x,", "-e", ",".join(EVENTS), "-p", str(pid)),
         *("--", "sleep", str(seconds)),
     ]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds + PATIENCE_S,
-            check=False,
-        )
-    except OSError as error:
-        raise KernelprofError(f"{tool} cannot be run: {error.strerror}") from error
-    except subprocess.TimeoutExpired:
-        raise KernelprofError(f"perf did not end within {PATIENCE_S:.0f} s") from None
-    if done.returncode:
-        raise KernelprofError(f"perf: {_reason(done.stderr)}")
-    return parse(done.stderr, seconds)
+    return parse(run_tool("perf", command, seconds + PATIENCE_S), seconds)
 
 
 def parse(csv: str, seconds: float) -> Counters:
@@ -124,9 +106,3 @@ def parse(csv: str, seconds: float) -> Counters:
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"\d{1,20}(\.\d+)?", text) is not None
-
-
-def _reason(stderr: str) -> str:
-    """The first line that says something."""
-    lines = (line.strip() for line in stderr.splitlines())
-    return next((line for line in lines if line and line != "Error:"), "it failed without a word")

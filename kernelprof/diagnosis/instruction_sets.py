@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 
@@ -79,18 +79,6 @@ ONEDNN_WORDS = (
     ("Generic", InstructionSet.GENERIC),
 )
 
-# MKL's line ends with the processors that its kernels are for; the first words that it has count.
-MKL_WORDS = (
-    ("AMX", InstructionSet.AVX512_CORE_AMX),
-    ("AVX-512", InstructionSet.AVX512_CORE),
-    ("AVX2", InstructionSet.AVX2),
-    ("AVX", InstructionSet.AVX),
-    ("SSE4", InstructionSet.SSE41),
-    ("SSSE3", InstructionSet.GENERIC),
-    ("SSE", InstructionSet.GENERIC),
-    ("Architecture processors", InstructionSet.GENERIC),
-)
-
 # The part of a name of MKL's kernels that tells their instruction set.
 MKL_KERNEL = re.compile(r"mkl_[a-z]+_(def|mc3?|avx512|avx2?)_\w+")
 MKL_CODES = {
@@ -118,19 +106,16 @@ OPENBLAS_CORES = {
     "sapphirerapids": InstructionSet.AVX512_CORE_AMX,
 }
 
-# The variables that cap or choose what is used, and whose.
-CHOOSING_VARIABLES = {
-    "ONEDNN_MAX_CPU_ISA": "oneDNN",
-    "DNNL_MAX_CPU_ISA": "oneDNN",
-    "MKL_ENABLE_INSTRUCTIONS": "MKL",
-    "MKL_CBWR": "MKL",
-    "MKL_DEBUG_CPU_TYPE": "MKL",
-    "OPENBLAS_CORETYPE": "OpenBLAS",
-    "TF_ENABLE_ONEDNN_OPTS": "TensorFlow",
-    "MXNET_MKLDNN_ENABLED": "MXNet",
-    "NPY_DISABLE_CPU_FEATURES": "NumPy",
-    "ATEN_CPU_CAPABILITY": "PyTorch",
-}
+# The variables that keep libraries from what the processor has.
+CAPPING_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+)
 
 
 def of_processor(root: Path = ROOT) -> InstructionSet | None:
@@ -156,15 +141,6 @@ def of_onednn(isa: str) -> InstructionSet | None:
     'AVX512_CORE_BF16'
     """
     return _first(isa, ONEDNN_WORDS)
-
-
-def of_mkl(banner: str) -> InstructionSet | None:
-    """What MKL's own line takes the processor for, whatever variables make of it.
-
-    Processors of other makers are ``GENERIC`` to it; which kernels it has for them nevertheless
-    tells ``of_mkl_kernel``.
-    """
-    return _first(banner.partition(" for ")[2], MKL_WORDS)
 
 
 def of_mkl_kernel(symbol: str) -> InstructionSet | None:
@@ -194,8 +170,3 @@ def of_openblas(core: str) -> InstructionSet | None:
     True
     """
     return OPENBLAS_CORES.get(core.lower())
-
-
-def choosing(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those of the variables that cap or choose an instruction set."""
-    return {name: variables[name] for name in CHOOSING_VARIABLES if variables.get(name)}

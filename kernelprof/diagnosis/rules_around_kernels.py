@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from kernelprof.ceilings import DRAM
 from kernelprof.diagnosis.evidence import LEAST_SHARE, Evidence, above_ceiling_s, suspect
-from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, RESIDUAL, UPDATING
+from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, RESIDUAL, UPDATING, Ledger
 from kernelprof.diagnosis.stacks import DISPATCH, PYTHON, WAITING
 from kernelprof.diagnosis.verbose import REORDER
 from kernelprof.launch import Variables
@@ -14,7 +14,7 @@ from kernelprof.results import Finding
 from kernelprof.units import counted, duration, share, times
 
 SLOW_UPDATE = "slow update"
-SLOWER = 1.5  # times as long as memory needs, from which an update is slow
+TIMES_MEMORY = 1.5  # as long as memory needs, from which an update is slow
 DENORMAL_SHARE = 0.01  # of an array's numbers
 KEPT_MEMORY: Variables = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
 
@@ -95,7 +95,7 @@ def slow_update(e: Evidence) -> Iterator[Finding]:
     if e.ledger is None or not e.least_update_s:
         return
     update_s = e.ledger.seconds(UPDATING)
-    if update_s > SLOWER * e.least_update_s:
+    if update_s > TIMES_MEMORY * e.least_update_s:
         yield suspect(
             SLOW_UPDATE,
             [
@@ -173,14 +173,12 @@ def first_rounds(e: Evidence) -> Iterator[Finding]:
 
 def slower_in_network(e: Evidence) -> Iterator[Finding]:
     """A layer that takes longer among the others than by itself, for no reason that is known."""
-    explained = {
-        part.layer: part.seconds
-        for part in (e.ledger.parts if e.ledger else ())
-        if part.part in (COPIES, FAULTS)
-    }
-    for name, excess in _in_network_excess(e).items():
-        unexplained = excess - explained.get(name, 0.0)
-        if unexplained > LEAST_SHARE * e.measured_s and not e.denormals:
+    if e.ledger is None or e.denormals:
+        return
+    for name, excess in _in_network_excess(e, e.ledger).items():
+        explained = e.ledger.of_layer(COPIES, name) + e.ledger.of_layer(FAULTS, name)
+        unexplained = excess - explained
+        if unexplained > LEAST_SHARE * e.measured_s:
             cold = e.level_of_weights.get(name) == DRAM
             said = [f"{duration(excess)} more than its kernels by themselves"]
             said += ["no cache holds its weights from one call to the next"] if cold else []
@@ -223,12 +221,10 @@ def _largest(e: Evidence, part: str) -> str:
     return ", ".join(f"{one.layer} {duration(one.seconds)}" for one in own[:3]) or "no layer"
 
 
-def _in_network_excess(e: Evidence) -> Mapping[str, float]:
+def _in_network_excess(e: Evidence, ledger: Ledger) -> Mapping[str, float]:
     """What each layer takes within the network beyond its kernels by themselves."""
-    if e.ledger is None:
-        return {}
     return {
-        layer.name: e.ledger.in_network_s[layer.name] - e.alone_s(layer)
+        layer.name: ledger.in_network_s[layer.name] - e.alone_s(layer)
         for layer in e.case.layers
-        if layer.name in e.ledger.in_network_s and layer.engine_s is not None
+        if layer.name in ledger.in_network_s and layer.engine_s is not None
     }

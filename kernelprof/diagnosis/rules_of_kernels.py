@@ -8,7 +8,13 @@ from collections.abc import Iterator
 
 from kernelprof.context import ACTIVATION, BATCH_NORM
 from kernelprof.diagnosis.evidence import Evidence, above_ceiling_s, suspect
-from kernelprof.diagnosis.instruction_sets import InstructionSet, of_mkl_kernel
+from kernelprof.diagnosis.instruction_sets import (
+    CAPPING_VARIABLES,
+    InstructionSet,
+    of_mkl_kernel,
+    of_onednn,
+    of_openblas,
+)
 from kernelprof.diagnosis.ledger import KERNELS
 from kernelprof.diagnosis.stacks import Hot
 from kernelprof.launch import FIXED_VARIABLES, POOL_VARIABLES
@@ -24,15 +30,6 @@ BEHIND_REFERENCE = "kernels slower than the reference"
 UNFOLDING = ("gemm", "ref")  # implementations of convolutions that are none
 NEWER_MKL = 2020  # from this year on it ignores the variable that chooses its path
 SWITCHES = ("TF_ENABLE_ONEDNN_OPTS", "MXNET_MKLDNN_ENABLED", "MXNET_USE_MKLDNN_RNN")
-CAPS = (
-    "ATEN_CPU_CAPABILITY",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "NPY_DISABLE_CPU_FEATURES",
-    "ONEDNN_MAX_CPU_ISA",
-    "OPENBLAS_CORETYPE",
-)
 WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 SEARCHES = ("MXNET_CUDNN_AUTOTUNE_DEFAULT",)
 FUSED = {"activation": ACTIVATION, "batch_norm": BATCH_NORM}  # kinds of layers -> what shows it
@@ -51,7 +48,7 @@ def generic_blas(e: Evidence) -> Iterator[Finding]:
         [
             f"its MKL of {year} runs {kernel.symbol} ({share(kernel.share)} of the samples), one "
             f"of its generic kernels, on {e.machine['processor']}",
-            *_against_reference(e, PRODUCTS),
+            *_against_reference(e),
         ],
         "make MKL take the path for AVX2: MKL_DEBUG_CPU_TYPE=5",
         change={"MKL_DEBUG_CPU_TYPE": "5"},
@@ -73,14 +70,11 @@ def _mkl_year(e: Evidence) -> int | None:
 
 def capped_instructions(e: Evidence) -> Iterator[Finding]:
     """Variables that keep libraries from the machine's instruction sets."""
-    capped = {name: e.variables[name] for name in CAPS if name in e.variables}
+    capped = {name: e.variables[name] for name in CAPPING_VARIABLES if name in e.variables}
     if not capped:
         return
     said = [f"{name}={value} is set" for name, value in capped.items()]
-    if e.verbose is not None and e.verbose.isa:
-        said.append(f"oneDNN says it may use {e.verbose.isa}")
-    said += [f"OpenBLAS runs its kernels for {core}" for core in e.facts.get("openblas_cores", ())]
-    said.append(f"the machine has {', '.join(e.machine['isa'])}")
+    said += _below_processor(e)
     yield suspect(
         "instruction set capped",
         said,
@@ -88,6 +82,17 @@ def capped_instructions(e: Evidence) -> Iterator[Finding]:
         change=dict.fromkeys(capped),
         at_most_s=above_ceiling_s(e),
     )
+
+
+def _below_processor(e: Evidence) -> Iterator[str]:
+    """What libraries say that they use, where the processor has something better for float32."""
+    used = [("oneDNN", of_onednn(e.verbose.isa))] if e.verbose and e.verbose.isa else []
+    cores = e.facts.get("openblas_cores", ())
+    used += [(f"OpenBLAS, for {core},", of_openblas(core)) for core in cores]
+    best = e.instruction_set
+    for library, own in used:
+        if best is not None and own is not None and own.for_float32 < best.for_float32:
+            yield f"{library} uses {own.title}; the processor has {best.title}"
 
 
 def switched_off(e: Evidence) -> Iterator[Finding]:
@@ -193,7 +198,11 @@ def unfolded_convolutions(e: Evidence) -> Iterator[Finding]:
         for layer in other.layers
         if layer.kind in CONVOLUTIONS and layer.engine_s is not None
     }
-    behind_s = e.excess_s(CONVOLUTIONS, lambda layer: best.get(layer.name))
+    behind_s = sum(
+        max(layer.engine_s - best[layer.name], 0.0)
+        for layer in e.case.layers
+        if layer.name in best and layer.engine_s is not None
+    )
     if behind_s:
         yield suspect(
             "no direct convolution",
@@ -234,7 +243,8 @@ def _behind_convolutions(e: Evidence) -> Iterator[tuple[str, Layer]]:
 def behind_reference(e: Evidence) -> Iterator[Finding]:
     """Kernels that take longer than NumPy's, on the same CPUs in the same minutes.
 
-    Those within the network, where they are known: by itself a kernel pays for being called.
+    Those within the network, where they are known: by itself a kernel pays for being called.  The
+    reference's time holds its update, too.
     """
     behind = {}
     for layer in e.case.layers:
@@ -245,14 +255,27 @@ def behind_reference(e: Evidence) -> Iterator[Finding]:
         worst = max(behind, key=lambda name: behind[name])
         yield suspect(
             BEHIND_REFERENCE,
-            [f"{worst} takes {duration(behind[worst])} more than NumPy's kernel"],
+            [
+                f"{worst} takes {duration(behind[worst])} more than NumPy's kernel",
+                *_below_processor(e),
+                *_counters(e),
+            ],
             "another build of the engine, or another engine",
             seconds=sum(behind.values()),
         )
 
 
-def _against_reference(e: Evidence, kinds: tuple[str, ...]) -> Iterator[str]:
-    own_s = sum(layer.engine_s or 0.0 for layer in e.case.layers if layer.kind in kinds)
-    reference_s = sum(layer.reference_s or 0.0 for layer in e.case.layers if layer.kind in kinds)
+def _counters(e: Evidence) -> Iterator[str]:
+    """What the processor counted, if it can."""
+    if e.counters is not None and e.counters.instructions_per_cycle is not None:
+        yield f"{e.counters.instructions_per_cycle:.2g} instructions per cycle"
+    if e.counters is not None and e.counters.cache_miss_share is not None:
+        yield f"{share(e.counters.cache_miss_share)} of what asks the last cache goes to memory"
+
+
+def _against_reference(e: Evidence) -> Iterator[str]:
+    products = [layer for layer in e.case.layers if layer.kind in PRODUCTS]
+    own_s = sum(layer.engine_s or 0.0 for layer in products)
+    reference_s = sum(layer.reference_s or 0.0 for layer in products)
     if reference_s and own_s > reference_s:
         yield f"its products take {times(own_s / reference_s)} as long as NumPy's"

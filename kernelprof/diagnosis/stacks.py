@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sysconfig
 import tempfile
 from collections import Counter
@@ -20,11 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from kernelprof.diagnosis.outside_tools import run_tool
 from kernelprof.errors import KernelprofError
 
 RATE_PER_S = 200
-START_S = 6.0  # that py-spy may need before it looks: it reads an engine's symbols first
-PATIENCE_S = 120.0
+PATIENCE_S = 120.0  # it reads an engine's symbols before it looks
 HOTTEST = 12
 MOST_OF_SYMBOL = 120  # characters
 CALLS = re.compile(r"\brepeat \(.*\bobserver\.py:\d+\)")  # the frame that a call is made from
@@ -200,23 +199,7 @@ def _record(pid: int, seconds: float, rate_per_s: int, form: str, output: IO[byt
             *("--rate", str(rate_per_s), "--format", form),
             *("--output", f"/proc/self/fd/{output.fileno()}"),
         ]
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=seconds + PATIENCE_S,
-                pass_fds=(tool.fileno(), output.fileno()),
-                check=False,
-            )
-        except OSError as error:
-            raise KernelprofError(f"{command[0]} cannot be run: {error.strerror}") from error
-        except subprocess.TimeoutExpired:
-            raise KernelprofError(f"py-spy did not end within {PATIENCE_S:.0f} s") from None
-    if done.returncode:
-        raise KernelprofError(f"py-spy: {_reason(done.stderr) or f'status {done.returncode}'}")
+        run_tool("py-spy", command, seconds + PATIENCE_S, (tool.fileno(), output.fileno()))
 
 
 def _tool() -> str:
@@ -248,10 +231,3 @@ def _entering(pid: int) -> list[str]:
         return []
     same_user = ["--preserve-credentials"] if "--user" in words else []
     return ["nsenter", "--target", str(pid), *words, *same_user]
-
-
-def _reason(stderr: str) -> str:
-    """The one line of an error that tells most."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    told = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
-    return (told or lines[-1:] or [""])[0]

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from kernelprof.disturbance import WHOLE, Rounds, quiet
@@ -30,10 +31,23 @@ STOP = StopRule(half_width=0.01, least=6, most=150)
 
 @dataclass(frozen=True)
 class Trial:
-    """What a change saves per call: foretold by its kernels, and of the whole network."""
+    """What a change saves per call: foretold by its kernels, and of the whole network.
+
+    ``as_is_s`` is what the whole network took meanwhile: memory, for one, may be dearer than it was
+    in the run.
+    """
 
     foretold: Saving
     actual: Saving | None
+    as_is_s: float | None = None
+
+    def at(self, measured_s: float) -> Trial:
+        """The same shares of a call that takes so long."""
+        if self.as_is_s is None:
+            return self
+        scale = measured_s / self.as_is_s
+        actual = None if self.actual is None else self.actual.times(scale)
+        return Trial(self.foretold.times(scale), actual, measured_s)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that says the same."""
@@ -43,7 +57,11 @@ class Trial:
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
         """The trial that ``to_json`` wrote."""
         actual = data["actual"]
-        return cls(Saving(**data["foretold"]), Saving(**actual) if actual else None)
+        return cls(
+            Saving(**data["foretold"]),
+            Saving(**actual) if actual else None,
+            data.get("as_is_s"),  # trials of the first versions do not tell
+        )
 
 
 def try_change(
@@ -94,7 +112,9 @@ def _judged(run: RunFile) -> Trial:
     foretold = _saving(_kernels(as_is), _kernels(changed))
     if foretold is None:
         raise KernelprofError("the change could not be tried: no quiet round in common")
-    return Trial(foretold, _saving(_whole(as_is), _whole(changed)))
+    whole = _whole(as_is)
+    as_is_s = median(whole.values()) * 1e-9 if whole else None
+    return Trial(foretold, _saving(whole, _whole(changed)), as_is_s)
 
 
 def _kernels(rounds: Rounds) -> dict[int, float]:
