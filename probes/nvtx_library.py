@@ -11,6 +11,7 @@ import ctypes
 FILE = "libnvtx3interop.so.1"  # in the package nvidia-nvtx of PyPI
 VERSION = 3
 REGISTERED_STRING = 3
+INT64 = 2
 BYTES = b"".__class__  # a string of Python 2.7
 
 
@@ -25,7 +26,7 @@ class Attributes(ctypes.Structure):
         ("color", ctypes.c_uint32),
         ("payload_type", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
-        ("payload", ctypes.c_uint64),
+        ("payload", ctypes.c_int64),
         ("message_type", ctypes.c_int32),
         ("message", ctypes.c_void_p),
     ]
@@ -60,12 +61,15 @@ class Library:
             self._domains[name] = self._create(_bytes(name))
         return self._domains[name]
 
-    def push_range(self, message: str, domain: str) -> None:
-        """Open a range on this thread."""
+    def push_range(self, message: str, domain: str, payload: int | None = None) -> None:
+        """Open a range on this thread, with a number if there is one."""
         key = (message, domain)
         if key not in self._attributes:
             self._attributes[key] = self._named(message, self.get_domain(domain))
-        self._push(self.get_domain(domain), ctypes.byref(self._attributes[key]))
+        attributes = self._attributes[key]
+        if payload is not None:
+            attributes.payload_type, attributes.payload = INT64, payload
+        self._push(self.get_domain(domain), ctypes.byref(attributes))
 
     def pop_range(self, domain: str) -> None:
         """Close the range that was opened last."""

@@ -1,7 +1,7 @@
 """NVTX ranges in the domain ``kernelprof``, nested network > layer > primitive.
 
-They stand around blocks of calls, outside of what is timed: whatever they cost, a sample holds
-nothing of it.  ``NVTX_DISABLE`` in a worker's variables turns them off.
+They stand close around blocks of calls, outside of what is timed: whatever they cost, a sample
+holds nothing of it.  ``NVTX_DISABLE`` in a worker's variables turns them off.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from .placement import loaded_libraries
 
 DOMAIN = "kernelprof"
 COST_DOMAIN = "kernelprof cost"  # so that what is emitted to find the cost is in nobody's way
+CLOCK_DOMAIN = "kernelprof clock"
+CLOCK = "clock"
+READINGS = 3
 REPEATS = 11
 NONE = "none"
 
@@ -41,6 +44,17 @@ class Ranges:
         finally:
             for _ in opened:
                 self._nvtx.pop_range(domain=self._domain)
+
+    def tell_clock(self, now: Callable[[], int] = time.perf_counter_ns) -> None:
+        """Let a tool, which has a clock of its own, know that of the samples.
+
+        By ranges whose payload is what it says, right before they begin.  Of some, because this
+        thread may lose its CPU in between.
+        """
+        if self._nvtx is not None:
+            for _ in range(READINGS):
+                self._nvtx.push_range(CLOCK, domain=CLOCK_DOMAIN, payload=now())
+                self._nvtx.pop_range(domain=CLOCK_DOMAIN)
 
     @property
     def tool(self) -> str:

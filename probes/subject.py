@@ -260,9 +260,9 @@ class Subject:
 
     def _sample(self, timed: Timed) -> list[int]:
         """Calls, start, duration, and the circumstances of the sample."""
+        before = self.watch.reading()
         with self.ranges.range(*timed.ranges):
-            before = self.watch.reading()
             started = time.perf_counter_ns()
             duration = self._time(timed)
-            circumstances = self.watch.reading().since(before)
+        circumstances = self.watch.reading().since(before)
         return [timed.calls, started, duration, *circumstances]

@@ -141,6 +141,7 @@ class Worker:
         """The samples of some rounds of one subject, with what happened around each."""
         started = time.perf_counter_ns()
         self.watch.follow(self.computing)
+        self.ranges.tell_clock()
         gc.collect()
         gc.disable()
         try:

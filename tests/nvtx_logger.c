@@ -1,6 +1,6 @@
 /* An NVTX tool that writes a line per event to the file that NVTX_LOG names:
 
-       EVENT  CLOCK_MONOTONIC_NS  PID  TID  DOMAIN  NAME      (separated by tabs)
+       EVENT  CLOCK_MONOTONIC_NS  PID  TID  DOMAIN  NAME  PAYLOAD      (separated by tabs)
 
    EVENT is attach, push or pop; a pop has no name.  It takes named domains alone.  A line is one
    write to a file opened for appending, so that those of processes and threads do not mix.  Only
@@ -20,14 +20,15 @@
 
 static int out = -1;
 
-static void tell(const char *event, nvtxDomainHandle_t domain, const char *name) {
+static void tell(
+    const char *event, nvtxDomainHandle_t domain, const char *name, long long payload) {
     struct timespec now;
     char line[1024];
     clock_gettime(CLOCK_MONOTONIC, &now);
     int length = snprintf(
-        line, sizeof line, "%s\t%lld\t%d\t%ld\t%s\t%.500s\n", event,
+        line, sizeof line, "%s\t%lld\t%d\t%ld\t%s\t%.500s\t%lld\n", event,
         now.tv_sec * 1000000000LL + now.tv_nsec, getpid(), syscall(SYS_gettid),
-        domain ? (const char *)domain : "", name);
+        domain ? (const char *)domain : "", name, payload);
     if (write(out, line, length) != length)
         abort();
 }
@@ -36,6 +37,10 @@ static const char *text(const nvtxEventAttributes_t *event) {
     if (event->messageType == NVTX_MESSAGE_TYPE_REGISTERED)
         return (const char *)event->message.registered;
     return event->messageType == NVTX_MESSAGE_TYPE_ASCII ? event->message.ascii : "";
+}
+
+static long long number(const nvtxEventAttributes_t *event) {
+    return event->payloadType == NVTX_PAYLOAD_TYPE_INT64 ? event->payload.llValue : 0;
 }
 
 /* Handles are copies of the names. */
@@ -49,12 +54,12 @@ static nvtxStringHandle_t register_string(nvtxDomainHandle_t domain, const char 
 }
 
 static int push(nvtxDomainHandle_t domain, const nvtxEventAttributes_t *event) {
-    tell("push", domain, text(event));
+    tell("push", domain, text(event), number(event));
     return 0;
 }
 
 static int pop(nvtxDomainHandle_t domain) {
-    tell("pop", domain, "");
+    tell("pop", domain, "", 0);
     return 0;
 }
 
@@ -82,6 +87,6 @@ int InitializeInjectionNvtx2(NvtxGetExportTableFunc_t export_table) {
                 TAKE(DomainRegisterStringA, register_string) &&
                 TAKE(DomainRangePushEx, push) && TAKE(DomainRangePop, pop);
     if (taken)
-        tell("attach", NULL, "");
+        tell("attach", NULL, "", 0);
     return taken;
 }

@@ -18,27 +18,24 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from kernelprof import launch, measure
+from kernelprof import launch
 from kernelprof.analysis import results
 from kernelprof.engines import (
     ENGINES,
     DebianRoot,
     Environment,
     environment,
-    installed,
     stamp,
 )
 from kernelprof.errors import WorkerError
 from kernelprof.launch import Worker
 from kernelprof.machine import usable_cpus
-from kernelprof.measure import Measurement
-from kernelprof.plan import Options, StopRule, groups
-from kernelprof.probes.network import MODES, Builder, Network
-from kernelprof.probes.ranges import COST_DOMAIN, DOMAIN, REPEATS
+from kernelprof.probes.ranges import CLOCK, CLOCK_DOMAIN, COST_DOMAIN, DOMAIN, READINGS, REPEATS
 from kernelprof.probes.wire import Message
 from kernelprof.reports.text_engines import engines_table
 from kernelprof.runfile import WHOLE, RunFile
 from tests.conftest import engine_worker
+from tests.ranged_run import measure_all
 from tests.test_launch import build, fake, process_environment
 
 LOGGER = Path(__file__).resolve().parent / "nvtx_logger.c"
@@ -74,6 +71,7 @@ class Event(NamedTuple):
     tid: int
     domain: str
     name: str
+    payload: int
 
 
 class Range(NamedTuple):
@@ -88,8 +86,8 @@ def events_of(log: Path) -> list[Event]:
     """What was logged, in order."""
     found = []
     for line in log.read_text().splitlines():
-        kind, ns, pid, tid, domain, name = line.split("\t")
-        found.append(Event(kind, int(ns), int(pid), int(tid), domain, name))
+        kind, ns, pid, tid, domain, name, payload = line.split("\t")
+        found.append(Event(kind, int(ns), int(pid), int(tid), domain, name, int(payload)))
     return found
 
 
@@ -145,22 +143,6 @@ def log(logger: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def recurrent_network() -> Network:
-    net = Builder()
-    x = net.embedding("embedding", net.input(3, vocabulary=11), 11, 5)
-    x = net.lstm("lstm", x, 6)
-    net.softmax_loss(net.fully_connected("words", x, 11))
-    return Network("recurrent", "tests", tuple(net.layers), batch=4, quick_batch=4)
-
-
-def convolutional_network() -> Network:
-    net = Builder()
-    x = net.convolution("conv1", net.input(3, 13, 11), 8, kernel=3, padding=1)
-    x = net.pool("pool1", net.relu("relu1", x), "max", kernel=3, stride=2)
-    net.softmax_loss(net.fully_connected("classes", x, 7))
-    return Network("convolutional", "tests", tuple(net.layers), batch=4, quick_batch=4)
-
-
 class Logged:
     """A run of all engines, and what the logger took from it."""
 
@@ -197,27 +179,11 @@ class Logged:
 @pytest.fixture(scope="module")
 def logged(logger: Path, folder: Path) -> Iterator[Logged]:
     """Whole networks and kernels, inference and training, of all engines that there are."""
-    options = Options(
-        networks=(recurrent_network(), convolutional_network()),
-        engines=tuple(installed()),
-        placements=(CPUS,),
-        modes=MODES,
-        batches=(),
-        quick=False,
-        budget_s=5.0,
-        stop=StopRule(least=2, most=2),
-        processes=1,
-    )
-    meta = {"kernelprof": "0", "command": "", "started": "", "machine": {}}
-    run = RunFile.create(folder / "a.kprof", {**meta, "options": options.to_json()})
-    environments = {name: environment(name) for name in options.engines}
-    planned = [group for group in groups(options) if not group.calibration]
     with pytest.MonkeyPatch.context() as variables:
         variables.setenv("NVTX_INJECTION64_PATH", str(logger))
         variables.setenv("NVTX_LOG", str(folder / "run.log"))
         variables.setenv("NVTX_DISABLE", "1")  # what a shell holds is no reason for silence
-        variables.setattr(measure, "WARM_UP_S", 0.02)
-        Measurement(run, options, environments).measure(planned)
+        run = measure_all(folder / "a.kprof")
     yield Logged(run, folder / "run.log")
     run.close()
 
@@ -279,6 +245,15 @@ class TestWholeRun:
                 (around,) = [r for r in same if r.begin_ns < begin < r.end_ns]
                 assert end < around.end_ns
                 assert bisect(times, begin) == bisect(times, end)
+
+    def test_each_turn_tells_the_clock_of_its_samples(self, engine: str, logged: Logged) -> None:
+        """The logger reads the same clock: it must be later, and not by much."""
+        told = [e for e in logged.events_in(engine, CLOCK_DOMAIN) if e.kind == "push"]
+        own = {s.id for s in logged.run.cases() if s.case.engine == engine}
+        turns = {sample["turn_id"] for case_id in own for sample in logged.run.samples(case_id)}
+        assert len(told) == READINGS * len(turns)
+        assert {event.name for event in told} == {CLOCK}
+        assert 0 < min(event.ns - event.payload for event in told) < 100_000
 
     @pytest.mark.parametrize("engine", ["numpy", "caffe", "cntk"], indirect=True)
     def test_their_cost_is_known_with_a_tool_and_without(

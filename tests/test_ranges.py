@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 
 from kernelprof.probes import ranges as ranges_module
-from kernelprof.probes.ranges import DOMAIN, REPEATS, Ranges, cost_ns
+from kernelprof.probes.ranges import CLOCK_DOMAIN, DOMAIN, READINGS, REPEATS, Ranges, cost_ns
 
-Event = tuple[str, ...]
+Event = tuple[str | int, ...]
 
 
 class Recorder(ModuleType):
@@ -21,8 +21,9 @@ class Recorder(ModuleType):
         super().__init__("nvtx")
         self.events: list[Event] = []
 
-    def push_range(self, message: str, domain: str) -> None:
-        self.events.append(("push", domain, message))
+    def push_range(self, message: str, domain: str, payload: int | None = None) -> None:
+        told = () if payload is None else (payload,)
+        self.events.append(("push", domain, message, *told))
 
     def pop_range(self, domain: str) -> None:
         self.events.append(("pop", domain))
@@ -56,6 +57,16 @@ def test_first_name_is_outermost(recorder: Recorder) -> None:
         ("pop", DOMAIN),
     ]
     assert DOMAIN == "kernelprof"
+
+
+def test_the_clock_is_told_by_the_payload_of_a_range(recorder: Recorder) -> None:
+    readings = iter(range(963139876590, 963139876599))
+    Ranges().tell_clock(lambda: next(readings))
+    pushed = [event for event in recorder.events if event[0] == "push"]
+    assert pushed == [
+        ("push", CLOCK_DOMAIN, "clock", 963139876590 + each) for each in range(READINGS)
+    ]
+    assert len(recorder.events) == 2 * len(pushed)
 
 
 def test_ranges_close_when_the_body_fails(recorder: Recorder) -> None:
