@@ -13,7 +13,9 @@ from kernelprof.bench_results import bench_engines, primitive_results
 from kernelprof.ceilings import Ceilings
 from kernelprof.context import ChainSamples, Context, kinds, learned, misfit
 from kernelprof.diagnosis.examination import diagnosed
+from kernelprof.disturbance import WHOLE
 from kernelprof.measured import REFUSED, Measured, known_ceilings, load, reference_of
+from kernelprof.nsys_times import NOTHING, NsysTime, nsys_times, of_layers
 from kernelprof.plan import Case
 from kernelprof.probes.layers import Layer
 from kernelprof.probes.memory_bound import SgdUpdate
@@ -27,9 +29,11 @@ from kernelprof.results import (
     KernelResult,
     LayerResult,
     Results,
+    WorkerProcess,
 )
 from kernelprof.roofline import attainable
 from kernelprof.runfile import RunFile, StoredKernel
+from kernelprof.trace_store import TraceStore
 from kernelprof.worker_checks import run_fitness
 
 Placement = tuple[str, tuple[int, ...]]  # engine, CPUs
@@ -50,6 +54,8 @@ def results(run: RunFile) -> Results:
         primitives=tuple(primitive_results(run)),
         fitness=run_fitness(run),
         contexts=tuple(context_results(run)),
+        traces=tuple(TraceStore(run).traces()),
+        processes=processes(run),
     )
 
 
@@ -57,6 +63,7 @@ def case_results(run: RunFile, network: str | None = None) -> Iterable[CaseResul
     """The measured cases, all or those of one network, in the order of the plan."""
     found, known = contexts(run), known_ceilings(run)
     definitions, cases, failed = run.networks(), run.cases(), run.failures()
+    traced = nsys_times(TraceStore(run).traces())
     for stored in cases:
         case = stored.case
         wanted = case.whole and not stored.calibration and network in (None, case.network)
@@ -70,6 +77,7 @@ def case_results(run: RunFile, network: str | None = None) -> Iterable[CaseResul
             found[case.engine, case.cpus],
             load(run, reference, known) if reference else None,
             known,
+            traced.get(stored.id, NOTHING),
         )
         if result is not None:
             yield result
@@ -127,6 +135,7 @@ def _case_result(
     contexts: Contexts,
     reference: Measured | None,
     known: Ceilings | None,
+    traced: Mapping[int, NsysTime],
 ) -> CaseResult | None:
     """None where the whole network was not sampled yet."""
     case, kernels = measured.stored.case, measured.kernels
@@ -156,8 +165,9 @@ def _case_result(
         flop=flop,
         sampling=measured.sampling,
         first_call_s=(measured.stored.first_call_ns or 0) * 1e-9,
-        layers=tuple(_layers(measured, network, reference, ceilings)),
+        layers=tuple(_layers(measured, network, reference, ceilings, traced)),
         traits_s=_traits_s(measured, context),
+        nsys_s=traced[WHOLE].seconds if WHOLE in traced else None,
     )
 
 
@@ -229,24 +239,28 @@ def _layers(
     network: Network,
     reference: Measured | None,
     ceilings: Mapping[str, float],
+    traced: Mapping[int, NsysTime],
 ) -> Iterable[LayerResult]:
     reference_s = _layer_seconds(reference, network) if reference else {}
     engine_s = _layer_seconds(measured, network)
+    nsys = of_layers(traced, _parts(measured.kernels, network)) if traced else {}
     by_layer: dict[str, list[StoredKernel]] = defaultdict(list)
     for kernel in measured.kernels:
         by_layer[kernel.layer].append(kernel)
     for layer in network.layers:
         if layer.name in by_layer:
-            own = by_layer[layer.name]
+            own, seen = by_layer[layer.name], nsys.get(layer.name)
             yield LayerResult(
                 name=layer.name,
                 kind=layer.kind,
-                kernels=tuple(_kernel_results(measured, own)),
+                kernels=tuple(_kernel_results(measured, own, traced)),
                 engine_s=engine_s.get(layer.name),
                 reference_s=reference_s.get(layer.name),
                 ceiling_s=ceilings.get(layer.name),
                 flop=sum(kernel.compute_flop for kernel in own),
                 least_flop=_least_flop(network, layer, measured.stored.case),
+                nsys_s=seen.seconds if seen else None,
+                gpu=seen.gpu if seen else None,
             )
 
 
@@ -305,7 +319,9 @@ def _parts(kernels: list[StoredKernel], network: Network) -> dict[int, dict[str,
     return found
 
 
-def _kernel_results(measured: Measured, kernels: list[StoredKernel]) -> Iterable[KernelResult]:
+def _kernel_results(
+    measured: Measured, kernels: list[StoredKernel], traced: Mapping[int, NsysTime]
+) -> Iterable[KernelResult]:
     for kernel in kernels:
         seconds = None if kernel.failure else measured.kernel(kernel.place)
         if seconds is not None:
@@ -317,7 +333,17 @@ def _kernel_results(measured: Measured, kernels: list[StoredKernel]) -> Iterable
                 least_bytes=kernel.least_bytes,
                 cold_bytes=kernel.cold_bytes,
                 lukewarm=kernel.lukewarm,
+                nsys_s=traced[kernel.place].seconds if kernel.place in traced else None,
             )
+
+
+def processes(run: RunFile) -> dict[int, WorkerProcess]:
+    """The run's workers by the number of their process."""
+    return {
+        facts["pid"]: WorkerProcess(engine, len(cpus))
+        for engine, cpus, facts in run.workers()
+        if "pid" in facts
+    }
 
 
 def failures(run: RunFile, network: str | None = None) -> Iterable[FailureResult]:

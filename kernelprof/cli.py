@@ -18,6 +18,7 @@ from kernelprof import (
     cli_doctor,
     cli_engines,
     cli_measure,
+    cli_nsys,
     cli_predict,
     cli_scale,
     network_sources,
@@ -47,6 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_engines.app, name="engines")
+app.add_typer(cli_nsys.app, name="nsys")
 
 
 # What typer raises for a word that it cannot make sense of; it exports only this child of it.
@@ -217,6 +219,8 @@ def run(
             processes=processes,
             dims=dim or [],
         )
+    if context.obj is cli_measure.JUDGE_ONLY:
+        return
     cli_measure.measure(options, output, force)
     if engine is None:
         cli_engines.tell_missing()
@@ -279,11 +283,16 @@ def _save_charts(found: Results, folder: Path) -> None:
 def export_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write.")],
-    format_: Annotated[str, typer.Option("--format", help="csv, json or parquet.")] = "csv",
+    format_: Annotated[
+        str, typer.Option("--format", help="csv, json, parquet or perfetto.")
+    ] = "csv",
 ) -> None:
-    """Write the raw samples as one flat table.
+    """Write the raw samples as one flat table, or as a timeline for ui.perfetto.dev.
 
-    Example: kernelprof export a.kprof --format csv -o samples.csv
+    The timeline also holds what `kernelprof nsys import` read: GPU work, other programs' ranges.
+    A file that ends in .gz is compressed.
+
+    Example: kernelprof export a.kprof --format perfetto -o timeline.json.gz
     """
     if format_ not in EXPORTS:
         raise UsageError(f"unknown format {format_!r}; known: {', '.join(EXPORTS)}")

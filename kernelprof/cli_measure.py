@@ -37,6 +37,8 @@ from kernelprof.worker_checks import worker_fitness
 
 NOT_FIT = "nothing was measured; do as said above, or say --force to go on and mark the run"
 
+JUDGE_ONLY = object()  # of a command's context: refuse what makes no sense, and measure nothing
+
 
 def carries_on(context: typer.Context, path: Path | None) -> bool:
     """Whether a command asks for nothing but to carry on with a file that is there."""

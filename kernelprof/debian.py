@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from kernelprof import apt
 from kernelprof.errors import KernelprofError
 
 RELEASE = "bullseye"
@@ -146,32 +147,10 @@ def _told(lines: Iterable[str], tell: Tell) -> list[str]:
 
 def _fetch_tools(home: Path, tell: Tell) -> None:
     """Unpack mmdebstrap and bubblewrap beside the environments: apt needs no rights for that."""
-    advice = "install them with `apt-get install mmdebstrap bubblewrap uidmap` and try again"
-    for tool in ("apt-get", "dpkg"):
-        if shutil.which(tool) is None:
-            raise KernelprofError(
-                f"mmdebstrap and bwrap are needed, and there is no {tool}; {advice}"
-            )
     tell("fetching mmdebstrap and bubblewrap")
-    state, tools = home / "apt", home / "tools"
-    for each in (state / "lists" / "partial", state / "archives" / "partial", tools):
-        each.mkdir(parents=True, exist_ok=True)
-    apt = [
-        *("apt-get", "-qq", "-o", f"Dir::State={state}", "-o", f"Dir::Cache={state}"),
-        *("-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "APT::Sandbox::User=root"),
-    ]
-    commands = [[*apt, "update"], [*apt, "download", "mmdebstrap", "bubblewrap"]]
-    for command in commands:
-        _run(command, state, advice)
-    for package in sorted(state.glob("*.deb")):
-        _run(["dpkg", "-x", str(package), str(tools)], state, advice)
-    shutil.rmtree(state)
-
-
-def _run(command: list[str], folder: Path, advice: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = " / ".join(done.stderr.strip().splitlines()[-3:]) or f"status {done.returncode}"
-        raise KernelprofError(
-            f"mmdebstrap and bwrap are needed; {command[0]} said: {last}; {advice}"
-        )
+    apt.unpack(
+        ("mmdebstrap", "bubblewrap"),
+        home / "tools",
+        "mmdebstrap and bwrap are needed",
+        "install them with `apt-get install mmdebstrap bubblewrap uidmap` and try again",
+    )

@@ -1,19 +1,24 @@
-"""The raw samples of a run as one flat table, for tools of the user's own."""
+"""The raw samples of a run in files for other tools: one flat table, or a timeline."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kernelprof.disturbance import WHOLE
 from kernelprof.errors import UsageError
+from kernelprof.perfetto import to_perfetto
 from kernelprof.runfile import RunFile
 
 Row = dict[str, Any]
+
+GZIP_LEVEL = 6  # of 9: what is beyond takes several times as long, for a few per cent
 
 
 def rows(run: RunFile) -> Iterator[Row]:
@@ -43,23 +48,30 @@ def rows(run: RunFile) -> Iterator[Row]:
             }
 
 
-def to_csv(run: RunFile) -> bytes:
+def to_csv(run: RunFile) -> Iterator[bytes]:
     """Comma-separated values with a header."""
-    table = list(rows(run))
-    text = io.StringIO()
-    if table:
-        writer = csv.DictWriter(text, table[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    return text.getvalue().encode()
+    line = io.StringIO()
+    writer = None
+    for row in rows(run):
+        if writer is None:
+            writer = csv.DictWriter(line, row.keys(), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+        yield line.getvalue().encode()
+        line.seek(0)
+        line.truncate()
 
 
-def to_json(run: RunFile) -> bytes:
+def to_json(run: RunFile) -> Iterator[bytes]:
     """A JSON array of rows."""
-    return json.dumps(list(rows(run)), allow_nan=False).encode()
+    before = b"["
+    for row in rows(run):
+        yield before + json.dumps(row, allow_nan=False).encode()
+        before = b", "
+    yield b"]" if before == b", " else b"[]"
 
 
-def to_parquet(run: RunFile) -> bytes:
+def to_parquet(run: RunFile) -> Iterator[bytes]:
     """Apache Parquet.
 
     Raises:
@@ -74,26 +86,40 @@ def to_parquet(run: RunFile) -> bytes:
         ) from None
     sink = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows(run))), sink)
-    return sink.getvalue()
+    yield sink.getvalue()
 
 
-EXPORTS: dict[str, Callable[[RunFile], bytes]] = {
+EXPORTS: dict[str, Callable[[RunFile], Iterator[bytes]]] = {
     "csv": to_csv,
     "json": to_json,
     "parquet": to_parquet,
+    "perfetto": to_perfetto,
 }
 
 
 def export(run: RunFile, format_: str, path: Path) -> None:
-    """Write the samples to a file.
+    """Write the samples to a file; one that ends in ``.gz`` is compressed.
 
     Raises:
         UsageError: an unknown format, or a file that cannot be written.
     """
     if format_ not in EXPORTS:
         raise UsageError(f"unknown format {format_!r}; known: {', '.join(EXPORTS)}")
-    data = EXPORTS[format_](run)
+    chunks = EXPORTS[format_](run)
+    first = next(chunks, b"")  # before the file is touched: what cannot be made leaves it alone
     try:
-        path.write_bytes(data)
+        with _opened(path) as file:
+            file.write(first)
+            file.writelines(chunks)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
+    with path.open("wb") as file:
+        if path.suffix != ".gz":
+            yield file
+            return
+        with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as compressed:
+            yield compressed

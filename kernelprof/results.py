@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernelprof.fitness import Fitness
+from kernelprof.trace import Trace
 
 FORETOLD_SLACK = 0.25  # by which an actual saving may differ from the one foretold
 SCHEMA = 1  # of the JSON report; keys may be added within a schema, never changed
@@ -94,6 +95,20 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class GpuTime:
+    """What GPUs did for one call, in seconds, as nsys saw it.
+
+    Of ``busy_s`` something was at work, in ``gaps_s`` nothing was between the first operation and
+    the last; ``overlap_s`` is what operations took side by side.
+    """
+
+    operations: float
+    busy_s: float
+    gaps_s: float
+    overlap_s: float
+
+
+@dataclass(frozen=True)
 class KernelResult:
     """One kernel of a layer: primitives that an engine runs in a single call, for some passes."""
 
@@ -104,6 +119,7 @@ class KernelResult:
     least_bytes: int
     cold_bytes: int = 0  # that came from memory at each call, as was asked for
     lukewarm: bool = False  # too small to be made cold
+    nsys_s: float | None = None  # of a call in the mean, by nsys's clock; None without an import
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,8 @@ class LayerResult:
     least_flop: int  # without a convolution's products with its padding, which no engine computes
     ceiling_s: float | None = None  # what the machine needs at least, where its ceilings are known
     in_network_s: float | None = None  # within the network, as the engine's own profiler tells
+    nsys_s: float | None = None  # of its kernels, where nsys saw them all
+    gpu: GpuTime | None = None  # of its kernels, where any of them made a GPU work
 
     @property
     def primitives(self) -> tuple[str, ...]:
@@ -219,6 +237,7 @@ class CaseResult:
     ceiling_s: float | None = None  # the sum of the layers' ones
     traits_s: dict[str, float] = field(default_factory=dict)  # what each adds to the prediction
     diagnosis: Diagnosis | None = None  # where `kernelprof diagnose` looked
+    nsys_s: float | None = None  # of a call of the whole network in the mean, by nsys's clock
 
     @property
     def beyond_s(self) -> dict[str, float]:
@@ -290,6 +309,14 @@ class FailureResult:
 
 
 @dataclass(frozen=True)
+class WorkerProcess:
+    """What a process of the run was."""
+
+    engine: str
+    threads: int
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything that a report shows of a run."""
 
@@ -304,6 +331,8 @@ class Results:
     primitives: tuple[PrimitiveResult, ...] = ()  # of a bench
     fitness: Fitness | None = None  # what was checked of the machine and of the workers
     contexts: tuple[ContextResult, ...] = ()  # by engine, placement and mode
+    traces: tuple[Trace, ...] = ()  # what was imported of nsys's
+    processes: Mapping[int, WorkerProcess] = field(default_factory=dict)  # by pid, of the workers
 
 
 @dataclass

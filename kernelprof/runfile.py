@@ -114,7 +114,7 @@ class RunFile:
             run = cls(path, sqlite3.connect(path))
             run._write_ahead()
             facts = [(key, json.dumps(value)) for key, value in meta.items()]
-            with run._transaction() as db:  # a file is there with all that opening it needs
+            with run.transaction() as db:  # a file is there with all that opening it needs
                 db.executescript(f"BEGIN; {HEADER} {TABLES}")
                 db.executemany("INSERT INTO meta VALUES (?, ?)", facts)
         except (sqlite3.Error, OSError) as error:
@@ -161,13 +161,14 @@ class RunFile:
         self._db.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The connection; what is changed by it is kept, or none of it when an error is raised."""
         with self._db:
             yield self._db
 
     def set_meta(self, key: str, value: Any) -> None:
         """Record a fact about the run."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
     def meta(self, key: str) -> Any:
@@ -177,12 +178,12 @@ class RunFile:
 
     def record(self, key: str, value: Any) -> None:
         """Record a fact, or correct it."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
     def add_network(self, definition: Message) -> None:
         """Record what a network is."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO networks VALUES (?, ?)",
                 (definition["name"], json.dumps(definition)),
@@ -195,7 +196,7 @@ class RunFile:
 
     def add_worker(self, engine: str, cpus: tuple[int, ...], facts: Message) -> int:
         """Record a worker process; its id."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             cursor = db.execute(
                 "INSERT INTO workers (engine, cpus, facts) VALUES (?, ?, ?)",
                 (engine, json.dumps(cpus), json.dumps(facts)),
@@ -204,7 +205,7 @@ class RunFile:
 
     def correct_worker(self, worker_id: int, facts: Message) -> None:
         """Record what a worker tells later: engines load libraries and start threads when used."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("UPDATE workers SET facts = ? WHERE id = ?", (json.dumps(facts), worker_id))
 
     def workers(self) -> list[tuple[str, tuple[int, ...], Message]]:
@@ -217,7 +218,7 @@ class RunFile:
     def add_case(self, case: Case, calibration: bool) -> int:
         """Record a planned case, unless it is there; its id."""
         key = (case.network, case.engine, case.device, json.dumps(case.cpus), case.batch, case.mode)
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO cases (network, engine, device, cpus, batch, mode, whole,"
                 " calibration) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -253,7 +254,7 @@ class RunFile:
         self, case_id: int, first_call_ns: int | None, kernels: list[Message]
     ) -> None:
         """Record what a worker built for a case; a rebuilt case keeps its first call."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE cases SET first_call_ns = coalesce(first_call_ns, ?) WHERE id = ?",
                 (first_call_ns, case_id),
@@ -282,7 +283,7 @@ class RunFile:
 
     def add_turn(self, case_id: int, worker_id: int, turn: Message) -> int:
         """Record the samples of one turn, all of them or none; the nanoseconds they took."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             cursor = db.execute(
                 "INSERT INTO turns (case_id, worker_id, turn_ns) VALUES (?, ?, ?)",
                 (case_id, worker_id, turn["turn_ns"]),
@@ -326,12 +327,12 @@ class RunFile:
 
     def add_failure(self, case_id: int, kind: str, reason: str) -> None:
         """Record why a case has no measurement."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (case_id, kind, reason))
 
     def forget_failures(self, kinds: tuple[str, ...]) -> None:
         """Give the cases that failed in these ways another chance."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany("DELETE FROM failures WHERE kind = ?", [(kind,) for kind in kinds])
 
     def failures(self) -> dict[int, tuple[str, str]]:
@@ -341,7 +342,7 @@ class RunFile:
 
     def add_evidence(self, case_id: int, kind: str, content: Any) -> None:
         """Record what was seen of a case in a pass of its own, instead of what was seen before."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(EVIDENCE)
             row = (case_id, kind, json.dumps(content))
             db.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?)", row)
@@ -356,7 +357,7 @@ class RunFile:
     def forget_evidence(self, case_id: int) -> None:
         """Drop all that was seen of a case, for it to be looked at anew."""
         if self._has_evidence:
-            with self._transaction() as db:
+            with self.transaction() as db:
                 db.execute("DELETE FROM evidence WHERE case_id = ?", (case_id,))
 
     @property
@@ -367,12 +368,12 @@ class RunFile:
 
     def stop(self, case_id: int, reason: str) -> None:
         """Record that a case is complete, and what ended its rounds."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("UPDATE cases SET stopped_by = ? WHERE id = ?", (reason, case_id))
 
     def spend(self, what: str, ns: int) -> None:
         """Add to the time that the run spent on something."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT INTO spent VALUES (?, ?) ON CONFLICT (what) DO UPDATE SET ns = ns + ?",
                 (what, ns, ns),

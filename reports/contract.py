@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from kernelprof.results import SCHEMA, CaseResult, Estimate, FailureResult, LayerResult, Results
@@ -14,6 +15,7 @@ from .context import context_json
 from .findings import findings_json
 from .ledger import ledger_json
 from .sampling import sampling_json
+from .traces import trace_json
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -32,6 +34,7 @@ def to_json(results: Results) -> dict[str, Any]:
             "fitness": results.fitness.to_json() if results.fitness else None,
             "failures": [_failure(failure) for failure in results.failures],
             "contexts": [context_json(one) for one in results.contexts],
+            "traces": [trace_json(one, results.processes) for one in results.traces],
         }
     )
     return report
@@ -69,6 +72,7 @@ def _case(case: CaseResult) -> dict[str, Any]:
         "dispatch_s": case.dispatch_s,
         "beyond": [{"part": part, "seconds": s} for part, s in case.beyond_s.items()],
         "first_call_s": case.first_call_s,
+        "nsys_s": case.nsys_s,
         **sampling_json(case.sampling),
         "layers": [_layer(layer) for layer in case.layers],
         "ledger": ledger_json(case),
@@ -99,6 +103,8 @@ def _layer(layer: LayerResult) -> dict[str, Any]:
         "reference_s": layer.reference_s,
         "ceiling_s": layer.ceiling_s,
         "in_network_s": layer.in_network_s,
+        "nsys_s": layer.nsys_s,
+        "gpu": asdict(layer.gpu) if layer.gpu else None,
         "kernels": [
             {
                 "primitives": kernel.primitives,
@@ -108,6 +114,7 @@ def _layer(layer: LayerResult) -> dict[str, Any]:
                 "least_bytes": kernel.least_bytes,
                 "cold_bytes": kernel.cold_bytes,
                 "lukewarm": kernel.lukewarm,
+                "nsys_s": kernel.nsys_s,
             }
             for kernel in layer.kernels
         ],

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from kernelprof import units
 from kernelprof.results import CaseResult, Results
 
-from . import derived, findings, labels, ladder, ledger
+from . import derived, findings, labels, ladder, ledger, trace_rows, traces
 from .facts import facts
 from .order import groups, networks
 from .sampling import sampled
@@ -61,6 +61,11 @@ DERIVED = (  # what it asks of a case
     ledger.tidy,
     ledger.unknown_sentence,
     ledger.with_ledger,
+    trace_rows.trace_table,
+    trace_rows.unassigned_rows,
+    trace_rows.work_name,
+    traces.trace_sentences,
+    traces.with_nsys,
     units.column_unit,
 )
 

@@ -17,6 +17,7 @@ from .diagnosis import findings_lines
 from .doctor import fitness_sentences, fitness_table
 from .labels import full_name
 from .lines import printable
+from .nsys import nsys_lines
 from .order import networks
 from .text_engines import engines_table
 from .text_layers import layers_table
@@ -29,6 +30,7 @@ def render(results: Results, console: Console, layers: bool = False) -> None:
     """Print the verdict, the summary, what failed and, if asked, settings and layers."""
     if results.primitives:
         _render_bench(results, console)
+        _render_nsys(results, console)
         return
     if results.cases:
         console.print(summary_table(results, console.width))
@@ -42,8 +44,10 @@ def render(results: Results, console: Console, layers: bool = False) -> None:
         console.print()
         console.print(failures_table(results.failures))
     if layers:
-        console.print()
-        console.print(engines_table(results))
+        _render_nsys(results, console)
+        if results.engines:
+            console.print()
+            console.print(engines_table(results))
         if results.contexts:
             console.print()
             console.print(contexts_table(results))
@@ -61,6 +65,11 @@ def _render_bench(results: Results, console: Console) -> None:
     console.print()
     console.print(engines_table(results))
     _render_fitness(results, console)
+
+
+def _render_nsys(results: Results, console: Console) -> None:
+    for line in nsys_lines(results, console.width):
+        console.print(line)
 
 
 def _render_fitness(results: Results, console: Console) -> None:

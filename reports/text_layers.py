@@ -19,10 +19,11 @@ from .labels import full_name
 from .lines import printable
 from .order import largest
 from .text_table import WIDE, add_number_columns, or_none, text_table
+from .traces import with_nsys
 
 LAYERS_SHOWN = 25
 BAR_WIDTH = 10
-BAR_CELL = 4  # of a row
+NSYS, BAR, REFERENCE = 3, 5, 6  # columns that are not always there
 
 
 def layers_table(case: CaseResult, width: int = WIDE) -> Table:
@@ -31,17 +32,28 @@ def layers_table(case: CaseResult, width: int = WIDE) -> Table:
     table = text_table("layer", "kind")
     table.title = Text(printable(full_name(case)), style="bold")
     table.title_justify = "left"
-    add_number_columns(table, f"engine {unit.symbol}", "share")
-    if width >= WIDE:
-        table.add_column("", width=BAR_WIDTH)
-    add_number_columns(table, f"reference {unit.symbol}", "than reference", "GFLOP/s")
+    hidden = _hidden(case, width)
+    engine, nsys, reference = (f"{who} {unit.symbol}" for who in ("engine", "nsys", "reference"))
+    headings = (engine, nsys, "share", "", reference, "than reference", "GFLOP/s")
+    for place, heading in enumerate(headings, 2):
+        if place in hidden:
+            continue
+        if place == BAR:
+            table.add_column("", width=BAR_WIDTH)
+        else:
+            add_number_columns(table, heading)
     shown, folded = largest(case.layers, LAYERS_SHOWN, _never_folded_first)
     layer_rows = (_layer_row(case, layer, unit) for layer in shown)
     for cells in chain(layer_rows, _closing_rows(case, folded, unit)):
-        if width < WIDE:
-            del cells[BAR_CELL]
-        table.add_row(*cells)
+        table.add_row(*(cell for place, cell in enumerate(cells) if place not in hidden))
     return table
+
+
+def _hidden(case: CaseResult, width: int) -> set[int]:
+    """The columns without anything in them, or without room."""
+    if not with_nsys(case):
+        return {NSYS} if width >= WIDE else {NSYS, BAR}
+    return set() if width >= WIDE else {BAR, REFERENCE}
 
 
 def _never_folded_first(layer: LayerResult) -> float:
@@ -53,7 +65,7 @@ def _layer_row(case: CaseResult, layer: LayerResult, unit: TimeUnit) -> list[Ren
     return [
         Text(printable(layer.name)),
         Text(printable(layer.kind)),
-        *_time_cells(case, layer.engine_s, layer.reference_s, unit),
+        *_time_cells(case, layer.engine_s, layer.reference_s, unit, layer.nsys_s),
         or_none(flop_per_s(layer.least_flop, layer.engine_s), gflop),
     ]
 
@@ -71,16 +83,21 @@ def _closing_rows(
     if case.predicted:
         cells = _time_cells(case, case.predicted.value_s, case.reference_s, unit)
         yield [Text("predicted", style="bold"), "", *cells]
-    cells = _time_cells(case, case.measured.value_s, case.reference_s, unit)
+    cells = _time_cells(case, case.measured.value_s, case.reference_s, unit, case.nsys_s)
     yield [Text("measured", style="bold"), "", *cells]
 
 
 def _time_cells(
-    case: CaseResult, seconds: float | None, reference_s: float | None, unit: TimeUnit
+    case: CaseResult,
+    seconds: float | None,
+    reference_s: float | None,
+    unit: TimeUnit,
+    nsys_s: float | None = None,
 ) -> list[RenderableType]:
     part = predicted_share(case, seconds)
     return [
         "no primitive" if seconds is None else in_unit(seconds, unit),
+        or_none(nsys_s, lambda traced_s: in_unit(traced_s, unit)),
         or_none(part, share),
         Bar(size=1, begin=0, end=min(part or 0.0, 1.0), width=BAR_WIDTH),
         or_none(reference_s, lambda known_s: in_unit(known_s, unit)),

@@ -92,6 +92,8 @@ def verdict(results: Results) -> list[str]:
 def _measured(results: Results) -> str:
     failed = sum(not failure.passes for failure in results.failures)
     total = len(results.cases) + failed
+    if total == 0 and results.traces:
+        return f"No case was measured; the run holds {counted(len(results.traces), 'trace')}."
     if total == 0:
         return "Nothing was measured: the run has no cases."
     outcome = f"{len(results.cases)} of {counted(total, 'case')} measured"

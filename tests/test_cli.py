@@ -39,6 +39,11 @@ COMMANDS = (
     ("engines", "install"),
     ("engines", "check"),
     ("engines", "remove"),
+    ("nsys", "record"),
+    ("nsys", "command"),
+    ("nsys", "import"),
+    ("nsys", "scrub"),
+    ("nsys", "install"),
 )
 CASE_KEYS = {
     *("network", "engine", "device", "threads", "cpus", "batch", "mode"),

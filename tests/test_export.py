@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import sys
 
 import pyarrow.parquet
 import pytest
@@ -38,7 +40,11 @@ def read_parquet(data: bytes) -> list[dict]:
     return pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
 
 
-READERS = {"csv": read_csv, "json": json.loads, "parquet": read_parquet}
+READERS = {"csv": read_csv, "json": json.loads, "parquet": read_parquet}  # of tables
+
+
+def test_the_formats_are_these_tables_and_a_timeline():
+    assert {*EXPORTS} == {*READERS, "perfetto"}
 
 
 def test_every_sample_is_a_row(run):
@@ -60,7 +66,7 @@ def test_a_row_says_what_it_is_a_sample_of(run):
     assert [row["calibration"] for row in rows(run)] == [False] * 4 + [True] * 2
 
 
-@pytest.mark.parametrize("format_", EXPORTS)
+@pytest.mark.parametrize("format_", READERS)
 def test_formats_hold_the_rows(format_, run, tmp_path):
     path = tmp_path / f"a.{format_}"
     export(run, format_, path)
@@ -71,7 +77,7 @@ def test_formats_hold_the_rows(format_, run, tmp_path):
     assert read == wanted
 
 
-@pytest.mark.parametrize("format_", EXPORTS)
+@pytest.mark.parametrize("format_", READERS)
 def test_a_run_without_samples(format_, tmp_path):
     empty = RunFile.create(tmp_path / "b.kprof", META)
     export(empty, format_, tmp_path / "out")
@@ -80,9 +86,26 @@ def test_a_run_without_samples(format_, tmp_path):
 
 
 def test_an_unknown_format_lists_the_known_ones(run, tmp_path):
-    with pytest.raises(UsageError, match="known: csv, json, parquet"):
+    with pytest.raises(UsageError, match="known: csv, json, parquet, perfetto"):
         export(run, "xls", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format_", READERS)
+def test_a_file_that_ends_in_gz_is_compressed(format_, run, tmp_path):
+    plain, compressed = tmp_path / "a", tmp_path / "a.gz"
+    export(run, format_, plain)
+    export(run, format_, compressed)
+    assert gzip.decompress(compressed.read_bytes()) == plain.read_bytes()
+
+
+def test_what_cannot_be_made_leaves_a_file_alone(run, tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    path.write_text("mine")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match="parquet needs pyarrow"):
+        export(run, "parquet", path)
+    assert path.read_text() == "mine"
 
 
 def test_a_file_that_cannot_be_written(run, tmp_path):

@@ -28,7 +28,7 @@ NEW_CASE_KEYS = {
     *("measured_mad_s", "measured_least_s", "predicted_mad_s", "predicted_least_s"),
     *("rounds", "processes", "disturbed_rounds", "disturbed_unavoidably"),
     *("stopped_by", "half_width", "asked_half_width"),
-    *("profiler_share", "missing_evidence"),
+    *("profiler_share", "missing_evidence", "nsys_s"),
 }
 CASE_KEYS = {
     *("network", "engine", "device", "threads", "cpus", "batch", "mode"),
@@ -82,9 +82,7 @@ class TestContract:
         assert {"schema", "kernelprof", "machine", "engines", "cases", "failures"} <= set(report)
         assert set(report["cases"][0]) == CASE_KEYS | NEW_CASE_KEYS
         assert set(report["cases"][0]["layers"][0]) == LAYER_KEYS | {
-            "flop",
-            "least_flop",
-            "kernels",
+            *("flop", "least_flop", "kernels", "nsys_s", "gpu"),
         }
         assert set(report["failures"][0]) == FAILURE_KEYS | {"passes"}
 

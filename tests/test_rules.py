@@ -29,12 +29,14 @@ VOCABULARY = {
     "placement",
     "primitive",
     "primitives",
+    "ranges",
     "residual_networks",
     "spans",
     "wire",
 }
 MEASURES = {
     "analysis",
+    "apt",
     "bench",
     "bench_results",
     "cli",
@@ -42,6 +44,7 @@ MEASURES = {
     "cli_doctor",
     "cli_engines",
     "cli_measure",
+    "cli_nsys",
     "cli_predict",
     "cli_scale",
     "console",
@@ -65,7 +68,10 @@ MEASURES = {
     "microkernels",
     "network_file",
     "network_sources",
+    "nsys",
+    "nsys_times",
     "onnx_import",
+    "perfetto",
     "plan",
     "runfile",
     "runner",
@@ -73,6 +79,7 @@ MEASURES = {
     "scaling_results",
     "sizes",
     "torch_module",
+    "trace_store",
     "unmeasured",
 }
 GENERIC_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
