@@ -56,14 +56,15 @@ def enter(home: Path, site: Path, probes: Path, python: str) -> list[str]:
     """The words that run what follows them inside the root.
 
     The process numbers stay those of the host, so that a worker's threads are found in /proc
-    from outside.  What the user preloads is made for the host, and stays there.
+    from outside.  What the user or a profiler preloads is made for the host, and stays there: in
+    bubblewrap, which closes the files of its threads, nsys's would spin on the worker's CPU.
     """
     binds = {str(root(home)): "/", str(probes): PROBES, str(site): packages_folder(python)}
-    words = [find("bwrap", home) or "bwrap", "--die-with-parent"]
+    words = ["env", "--unset=LD_PRELOAD", find("bwrap", home) or "bwrap", "--die-with-parent"]
     for source, target in [*binds.items(), ("/proc", "/proc"), ("/sys", "/sys")]:
         words += ["--ro-bind", source, target]
     words += ["--tmpfs", "/run", *(_shared_with_tool() or ("--dev", "/dev", "--tmpfs", "/tmp"))]
-    return [*words, "--unsetenv", "LD_PRELOAD", "--chdir", "/tmp"]
+    return [*words, "--chdir", "/tmp"]
 
 
 def _shared_with_tool() -> list[str]:

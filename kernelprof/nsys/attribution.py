@@ -93,7 +93,9 @@ def traced(export: ExportFile, ranges: Ranges, all_told: bool = False) -> Traced
 def _distinct(numbers: Integers) -> Integers:
     """What NumPy's ``unique`` finds, which takes much longer where most are distinct."""
     ordered = np.sort(numbers)
-    distinct: Integers = ordered[np.append(True, ordered[1:] != ordered[:-1])]
+    is_new = np.ones(len(ordered), bool)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    distinct: Integers = ordered[is_new]
     return distinct
 
 
