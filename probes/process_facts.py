@@ -21,13 +21,14 @@ PRECISION_VARIABLES = {
     "NVIDIA_TF32_OVERRIDE": "0",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
 }
+PRELOADED = "LD_PRELOAD"
 # Other variables that bear on speed, by how their names begin; those of TensorFlow one by one, as
 # other tools, which keep secrets in them, begin theirs with TF_ too.
 SPEED_VARIABLES = (
     *("OMP_", "KMP_", "GOMP_", "OPENBLAS_", "GOTO_NUM_", "BLIS_", "VECLIB_", "NUMEXPR_"),
     *("MKL_", "ONEDNN_", "DNNL_", "MKLDNN_", "ATEN_", "NPY_", "MXNET_", "XLA_FLAGS"),
     *("TF_NUM_", "TF_ENABLE_ONEDNN_", "TF_ONEDNN_", "TF_XLA_", "TF_CPU_", "TF_GPU_", "TF_CUDNN_"),
-    *("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC", "KERNELPROF_"),
+    *("MALLOC_", "GLIBC_TUNABLES", PRELOADED, "PYTHONMALLOC", "KERNELPROF_"),
 )
 WHERE_THINGS_ARE = ("KERNELPROF_HOME", "KERNELPROF_DEBIAN_MIRROR")  # say nothing of speed
 OPENBLAS_CORE_SYMBOLS = (
@@ -99,11 +100,19 @@ def precision_variables() -> dict[str, str]:
 
 def speed_variables() -> dict[str, str]:
     """The variables that are set and bear on speed; nothing else of the environment."""
+    variables = {**os.environ, PRELOADED: _preloaded()}
     return {
         name: value
-        for name, value in sorted(os.environ.items())
-        if name.startswith(SPEED_VARIABLES) and name not in WHERE_THINGS_ARE
+        for name, value in sorted(variables.items())
+        if name.startswith(SPEED_VARIABLES) and name not in WHERE_THINGS_ARE and value
     }
+
+
+def _preloaded() -> str:
+    """What the user preloads; what a profiler does lies beside its NVTX tool, and is left out."""
+    beside = os.path.dirname(os.environ.get("NVTX_INJECTION64_PATH", ""))
+    paths = os.environ.get(PRELOADED, "").replace(" ", ":").split(":")
+    return ":".join(path for path in paths if not beside or os.path.dirname(path) != beside)
 
 
 def openblas_cores() -> list[str]:

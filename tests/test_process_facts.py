@@ -174,3 +174,25 @@ def test_variables_that_bear_on_speed(monkeypatch):
     for name, value in {**bearing, **others}.items():
         monkeypatch.setenv(name, value)
     assert process_facts.speed_variables() == bearing
+
+
+@pytest.mark.parametrize(
+    ("preloaded", "told"),
+    [
+        (
+            "/nsys/libProxy.so:/usr/lib/libtcmalloc.so.4",
+            {"LD_PRELOAD": "/usr/lib/libtcmalloc.so.4"},
+        ),
+        ("/nsys/libProxy.so /nsys/libKeys.so", {}),
+        ("", {}),
+    ],
+)
+def test_what_a_profiler_preloads_is_no_setting(preloaded, told, monkeypatch):
+    """Who tries a change later does so without it."""
+    for name in os.environ:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LD_PRELOAD", preloaded)
+    monkeypatch.setenv("NVTX_INJECTION64_PATH", "/nsys/libInjection.so")
+    assert process_facts.speed_variables() == told
+    monkeypatch.delenv("NVTX_INJECTION64_PATH")
+    assert process_facts.speed_variables().get("LD_PRELOAD", "") == preloaded.replace(" ", ":")
