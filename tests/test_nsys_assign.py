@@ -128,6 +128,12 @@ def test_crossing_ranges_of_two_domains():
     assert sum(len(places) for places, _ in nest.enclosing(asked)) == 5
 
 
+def test_a_chain_of_crossing_ranges():
+    """The third starts after the first has ended, and while the second is open."""
+    nest, _ = made([Range(0, 0, 10), Range(0, 5, 15), Range(0, 12, 20)])
+    assert nest.innermost(calls([(0, 6, 7), (0, 11, 11), (0, 13, 14)])).tolist() == [1, 1, 2]
+
+
 def test_equal_ranges_enclose_each_other_in_their_order():
     nest, ordered = made([Range(0, 3, 9), Range(0, 3, 9), Range(0, 3, 20), Range(0, 3, 3)])
     assert [one.end for one in ordered] == [20, 9, 9, 3]

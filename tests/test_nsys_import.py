@@ -372,6 +372,23 @@ def test_times_that_cannot_be_are_refused(tmp_path: Path, field: str) -> None:
     assert files(tmp_path) == {"a.sqlite"}
 
 
+def test_what_has_no_end_ends_with_the_trace_and_nothing_ends_before_it_starts(
+    tmp_path: Path,
+) -> None:
+    thread, process = thread_id(70, 70), process_id(70)
+    with Synthetic(tmp_path / "a.sqlite") as export:
+        export.range("a", 10, None, thread)
+        export.range("b", 30, 20, thread)
+        export.launch(12, 13, thread, 1)
+        export.kernel("open", 40, 50, 1, process)
+        export.kernel("early", 60, 55, 1, process)
+        export.session(0, 100)
+    outer, inner = import_export(tmp_path / "a.sqlite", tmp_path / "a.kprof").ranges
+    assert (outer.path, outer.host_ns) == (("a",), 90)
+    assert (inner.path, inner.host_ns) == (("a", "b"), 0)
+    assert outer.gpu == Activity(2, 10, 10, 10)
+
+
 def test_times_may_count_from_1970(tmp_path: Path) -> None:
     """As ``nsys export --ts-normalize`` has them."""
     since_ns = 1_763_000_000 * 10**9

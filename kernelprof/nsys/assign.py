@@ -151,7 +151,7 @@ def launches_of(operations: Sent, launches: Sent) -> Places:
         sent = np.flatnonzero((launches.process == process) & (launches.correlation >= 0))
         sent = sent[np.lexsort((launches.start_ns[sent], launches.correlation[sent]))]
         known = _moments(launches, sent, base_ns)
-        asked = np.flatnonzero((operations.process == process) & (operations.correlation >= 0))
+        asked = np.flatnonzero(operations.process == process)
         for first in range(0, len(asked) if len(sent) else 0, OPERATIONS_AT_ONCE):
             own = asked[first : first + OPERATIONS_AT_ONCE]
             place = _latest(known, _moments(operations, own, base_ns))

@@ -64,7 +64,7 @@ class Numbering:
 
 
 class Table:
-    """Columns of the same length; a field of each dataclass that this is."""
+    """What a dataclass of columns of the same length can do."""
 
     def arrange(self, places: NDArray[Any]) -> None:
         """Put rows in an order, or leave some out; a column at a time, as they may be large."""

@@ -158,8 +158,8 @@ of memory at most ({size(MOST_BYTES)} are allowed), each in a fresh process on o
 An import reads ranges, launches and GPU work, finds what belongs to what, sums it up and stores
 every range and operation in a run file.  Times are medians of {len(taken[0])} imports of the first
 export and {len(taken[1])} of the second; between reading and writing, what was read is sorted out.
-The exports are synthetic: two processes train a network, each with two threads, ranges up to four deep,
-and three streams.
+The exports are synthetic: two processes train a network, each with two threads, three streams, and
+ranges up to four deep.
 
 {table(header, rows)}"""
 
