@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -91,6 +91,14 @@ class TestWords:
         assert "--output=/50%%p of it" in profile_words(None, Path("/50%p of it"), Wider())
 
 
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    """A shell's background jobs ignore it, and so does whatever they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class TestSessions:
     """The command's streams, status and signals."""
 
@@ -140,6 +148,7 @@ class TestSessions:
         assert capfd.readouterr().out == f"{tmp_path}\n"
         assert recording.export.read_text() == "/tmp\n"
 
+    @pytest.mark.usefixtures("heeding_ctrl_c")
     def test_ctrl_c_ends_the_command_and_keeps_what_was_captured(
         self, nsys: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
@@ -156,6 +165,7 @@ class TestSessions:
         assert recording.export.exists()
         assert capfd.readouterr().out == "stopped\n"
 
+    @pytest.mark.usefixtures("heeding_ctrl_c")
     def test_ctrl_c_after_the_command_ends_nsys(
         self, nsys: Callable[..., None], tmp_path: Path
     ) -> None:
