@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from kernelprof import apt
 from kernelprof.errors import KernelprofError, UsageError
-from kernelprof.nsys.tool import Nsys, identify, program_in
+from kernelprof.nsys.tool import Nsys, asked, identify, program_in
 
 COMPONENT = "non-free"
 PACKAGES = ("nsight-systems", "nsight-systems-target")
@@ -36,7 +35,6 @@ ELSEWHERE = (
     "NVIDIA offers Nsight Systems for Linux (without windows: its package nsight-systems-cli); the "
     "variable KERNELPROF_NSYS names an nsys that is not on the PATH"
 )
-PATIENCE_S = 120.0
 
 Tell = Callable[[str], None]
 
@@ -184,23 +182,9 @@ def _try(nsys: Nsys) -> None:
     with tempfile.TemporaryDirectory(prefix="kernelprof-nsys-") as folder:
         base = Path(folder) / "tried"
         words = ["--trace", "none", "--sample", "none", "--cpuctxsw", "none", "--export", "sqlite"]
-        try:
-            done = subprocess.run(
-                [nsys.path, "profile", *words, "--output", base, "sleep", "0.1"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=PATIENCE_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise KernelprofError(
-                f"nsys {nsys.version} was fetched and does not end by itself here; {ELSEWHERE}"
-            ) from None
+        said = asked(nsys.path, "profile", *words, "--output", str(base), "sleep", "0.1")
         if not base.with_suffix(".sqlite").is_file():
-            last = " / ".join(done.stdout.strip().splitlines()[-3:])
+            last = " / ".join(said.strip().splitlines()[-3:])
             raise KernelprofError(
                 f"nsys {nsys.version} was fetched and does not work here: {last}; {ELSEWHERE}"
             )
