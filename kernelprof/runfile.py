@@ -166,11 +166,6 @@ class RunFile:
         with self._db:
             yield self._db
 
-    def set_meta(self, key: str, value: Any) -> None:
-        """Record a fact about the run."""
-        with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
-
     def meta(self, key: str) -> Any:
         """A recorded fact, or None."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

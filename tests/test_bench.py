@@ -734,7 +734,7 @@ class TestMeasured:
 
     def test_the_threads_of_the_pools_are_told(self, bench):
         run = bench()
-        run.file.set_meta("options", run.options.to_json() | {"quick": False})
+        run.file.record("options", run.options.to_json() | {"quick": False})
         engines = results(run.file).engines
         assert engines["fake"]["pool_threads"] == {"1": 1}
         assert engines["fake"]["variables"]["FAKE_KERNEL_NS"] == str(KERNEL_NS)

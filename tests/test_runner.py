@@ -225,7 +225,7 @@ OPTIONS = choose(["fcn-r"], engines="numpy", threads="1", modes="infer", quick=T
 def test_a_file_of_another_machine_is_refused(tmp_path):
     path = tmp_path / "a.kprof"
     run, _ = open_run(path, OPTIONS, "kernelprof run fcn-r")
-    run.set_meta("machine", {**run.meta("machine"), "fingerprint": "0", "processor": "Z80"})
+    run.record("machine", {**run.meta("machine"), "fingerprint": "0", "processor": "Z80"})
     run.close()
     for options in (OPTIONS, None):
         with pytest.raises(UsageError, match=r"another machine \(Z80\); name another file"):
