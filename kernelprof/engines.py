@@ -90,6 +90,11 @@ ENGINES = {
         "TensorFlow",
         VirtualEnvironment(("tensorflow-cpu==2.21.0", "numpy==2.4.6", NVTX), 3 * GB),
     ),
+    "jax": EngineSpec(
+        "jax",
+        "JAX",
+        VirtualEnvironment(("jax==0.10.2", "jaxlib==0.10.2", "numpy==2.4.6", NVTX), 1 * GB),
+    ),
     "mxnet": EngineSpec(
         "mxnet",
         "Apache MXNet",

@@ -34,6 +34,7 @@ POOL_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "TF_NUM_INTRAOP_THREADS",
     "MXNET_OMP_MAX_THREADS",  # without it MXNet takes half of the CPUs
+    "NPROC",  # the size of XLA's pool, if it is not that of the affinity
 )
 # Operators run one after another: a second one at a time would take CPUs from the first.
 FIXED_VARIABLES = {

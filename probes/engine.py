@@ -104,6 +104,7 @@ ADAPTERS = {
     "numpy": "on_numpy",
     "torch": "on_torch",
     "tensorflow": "on_tensorflow",
+    "jax": "on_jax",
     "mxnet": "on_mxnet",
     "caffe": "on_caffe",
     "cntk": "on_cntk",

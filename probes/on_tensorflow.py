@@ -15,7 +15,6 @@ With the variable KERNELPROF_TENSORFLOW_EAGER=1 networks run op by op instead, g
 from __future__ import annotations
 
 import os
-import weakref
 from functools import partial
 from typing import Any, Callable
 
@@ -42,6 +41,7 @@ from .memory_bound import (
 from .network import Network
 from .oracle import results
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
+from .residents import Residents
 from .tensorflow_network import (
     FIRST_AXES_EXCHANGED,
     OPERATORS,
@@ -91,7 +91,7 @@ class TensorflowEngine(Engine):
         self.graph = os.environ.get("KERNELPROF_TENSORFLOW_EAGER") != "1"
         self.onednn = bool(_pywrap_util_port.IsMklEnabled())
         self.fusion = Fusion(self._chains(), ("lstm_cell", "batch_norm", "layer_norm"))
-        self.residents = Residents()
+        self.residents = Residents(_constant)
 
     def _chains(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         if not self.graph:
@@ -221,22 +221,8 @@ class TensorflowEngine(Engine):
         return TensorflowNetwork(network, mode, data, self.graph, self.onednn)
 
 
-class Residents:
-    """Tensors of NumPy arrays: kernels that share an array share its tensor.
-
-    A tensor is kept as long as its array lives, and by the kernels that use it.
-    """
-
-    def __init__(self) -> None:
-        self._tensors: dict[tuple[int, str, str], Any] = {}
-
-    def tensor(self, primitive: Primitive, name: str, array: Any) -> Any:
-        """The operand in TensorFlow's layout."""
-        key = (id(array), primitive.kind, name)
-        if key not in self._tensors:
-            self._tensors[key] = tf.constant(natural(primitive, name, array))
-            weakref.finalize(array, self._tensors.pop, key, None)
-        return self._tensors[key]
+def _constant(primitive: Primitive, name: str, array: Any) -> Any:
+    return tf.constant(natural(primitive, name, array))
 
 
 def _execute(name: str, outputs: int, inputs: list[Any], attributes: tuple[Any, ...]) -> Any:

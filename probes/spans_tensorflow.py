@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from .network import Network
-from .spans import COPY, DISPATCH, KERNEL, UPDATE, ProfiledCall, Span, moving_layers
+from .spans import COPY, DISPATCH, KERNEL, UPDATE, ProfiledCall, Span, moving_layers, scope_of
 
 CALL = "kernelprof_call"  # an event around each call that is profiled
 OPERATOR = re.compile(r"(?P<node>[^\s:]+):(?P<type>\w+)")  # how an operator's event is called
@@ -45,12 +45,6 @@ class Event(NamedTuple):
     start_ns: int
     end_ns: int
     thread: int
-
-
-def scope_of(network: Network, layer: str) -> str:
-    """What the nodes of a layer are called in the graph: legal there, and the layer's alone."""
-    place = [each.name for each in network.layers].index(layer)
-    return f"{place}.{re.sub('[^A-Za-z0-9_.-]', '_', layer)}"
 
 
 class Owners:

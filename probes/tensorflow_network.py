@@ -1,7 +1,7 @@
 """Networks written in TensorFlow: its layouts, its operators, and a network as one graph.
 
-Images are NHWC, filters HWIO, matrices of weights (in, out), and the LSTM's two matrices are one:
-what TensorFlow's own layers keep.  Arrays are turned once, when something is built.
+Channels are last (``channels_last``), and the LSTM's two matrices are one: what TensorFlow's own
+layers keep.
 """
 
 from __future__ import annotations
@@ -13,10 +13,22 @@ import numpy as np
 import tensorflow as tf
 
 from .attention import LayerNorm, Scale
+from .channels_last import (
+    Flattening,
+    Frame,
+    flattening,
+    frame,
+    share_counted,
+    turned,
+    turned_back,
+    turned_data,
+    turned_shape,
+    value_shape,
+)
 from .compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from .data import Arrays, NetworkData
 from .engine import Unsupported, WholeNetwork
-from .layers import Heads, Layer, is_image
+from .layers import Layer, is_image
 from .memory_bound import (
     Activation,
     BatchNorm,
@@ -27,22 +39,18 @@ from .memory_bound import (
 )
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape, product
-from .spans import ProfiledCall
-from .spans_tensorflow import Owners, profiled, recorded, scope_of
+from .spans import ProfiledCall, scope_of
+from .spans_tensorflow import Owners, profiled, recorded
 
 ops = tf.raw_ops
 
 Tensors = dict[str, Any]  # operand name -> tensor or variable
 Operator = Callable[[Tensors], Any]
-Frame = tuple[int, int, int, int]  # top, bottom, left, right
 
 # What works element by element, or channel by channel, takes values as they come.
 ANY_SHAPE = ("activation", "add", "batch_norm", "copy", "dropout", "lrn", "pad_channels", "scale")
 
 FIRST_AXES_EXCHANGED = np.array([1, 0, 2], np.int32)
-
-# What has the channels on an axis of their own.
-CHANNELS_LAST = ("batch_norm", "bias", "conv2d", "lrn", "pad_channels", "pool2d")
 
 # Where operands lie among the results of an operator that has several.
 PLACES = {
@@ -58,38 +66,24 @@ PLACES = {
 
 def natural(primitive: Primitive, name: str, array: Any) -> Any:
     """An operand as TensorFlow lays it out."""
-    shape = natural_shape(primitive, name)
     if primitive.kind == "lstm_cell" and name == "bias":
         return swapped_gates(array)
-    return np.ascontiguousarray(array.transpose(_axes(primitive, name))).reshape(shape)
+    return turned(primitive, name, array).reshape(natural_shape(primitive, name))
 
 
 def canonical(primitive: Primitive, name: str, array: Any) -> Any:
     """The operand as the primitive lays it out, from an array of TensorFlow's layout."""
     if primitive.kind == "lstm_cell" and name in ("bias", "dbias"):
         return swapped_gates(array)
-    shape, axes = primitive.operand(name).shape, _axes(primitive, name)
-    return array.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
+    return turned_back(primitive, name, array)
 
 
 def natural_shape(primitive: Primitive, name: str) -> Shape:
     """The shape of an operand in TensorFlow; its normalisations take only images."""
-    shape = primitive.operand(name).shape
-    turned = tuple(shape[axis] for axis in _axes(primitive, name))
-    if primitive.kind in ("batch_norm", "lrn") and len(turned) == 3:
-        return (turned[0], 1, *turned[1:])
-    return turned
-
-
-def _axes(primitive: Primitive, name: str) -> tuple[int, ...]:
-    shape = primitive.operand(name).shape
-    if isinstance(primitive, Gemm) and name in ("b", "db") and primitive.trans_b:
-        return (1, 0)
-    if primitive.kind == "conv2d" and name in ("w", "dw"):
-        return (2, 3, 1, 0)
-    if primitive.kind in CHANNELS_LAST and len(shape) > 1:
-        return (0, *range(2, len(shape)), 1)
-    return tuple(range(len(shape)))
+    shape = turned_shape(primitive, name)
+    if primitive.kind in ("batch_norm", "lrn") and len(shape) == 3:
+        return (shape[0], 1, *shape[1:])
+    return shape
 
 
 def lstm_weights(wx: Any, wh: Any) -> Any:
@@ -136,18 +130,16 @@ def placing(
     EXPLICIT would do for a forward convolution, but its gradients run outside of oneDNN and know
     neither groups nor dilation.
     """
-    frame: list[int] = []
+    around = frame(p, dilation)
     same = same_allowed
     for axis, size in enumerate((p.height, p.width)):
         count, stride = p.extent[axis], p.stride[axis]
-        before = p.padding[2 * axis]
         reach = (count - 1) * stride + dilation[axis] * (p.kernel[axis] - 1) + 1
-        frame += [before, max(0, reach - before - size)]
-        same = same and count == -(-size // stride) and before == max(0, reach - size) // 2
-    top, bottom, left, right = frame
-    if same and any(frame):
+        same = same and count == -(-size // stride)
+        same = same and around[2 * axis] == max(0, reach - size) // 2
+    if same and any(around):
         return Placing("SAME", (0, 0, 0, 0))
-    return Placing("VALID", (top, bottom, left, right))
+    return Placing("VALID", around)
 
 
 def pool_placing(p: Pool2d) -> Placing:
@@ -166,15 +158,8 @@ def pool_attributes(p: Pool2d) -> dict[str, Any]:
 
 def average_correction(p: Pool2d) -> Any:
     """What each average over a full window must be multiplied by; None where all windows are."""
-    if p.function != "average" or pool_placing(p).padding == "SAME":
-        return None
-    counts = []
-    for axis, size in enumerate((p.height, p.width)):
-        end = size + p.padding[2 * axis] + p.padding[2 * axis + 1]
-        starts = np.arange(p.extent[axis]) * p.stride[axis]
-        counts.append(np.minimum(p.kernel[axis], end - starts))
-    correction = product(p.kernel) / np.multiply.outer(*counts)[np.newaxis, :, :, np.newaxis]
-    return None if (correction == 1).all() else tf.constant(correction, tf.float32)
+    share = None if pool_placing(p).padding == "SAME" else share_counted(p)
+    return None if share is None else tf.constant(share)
 
 
 def conv2d_attributes(p: Conv2d) -> dict[str, Any]:
@@ -467,7 +452,7 @@ class TensorflowNetwork(WholeNetwork):
         self.graph = graph
         self.onednn = onednn
         self.trained: list[Parameter] = []
-        self.input = tf.Variable(_values(data.input), trainable=False)
+        self.input = tf.Variable(turned_data(data.input), trainable=False)
         self.steps = self._steps()
         self.parameters = sum(product(tuple(p.variable.shape)) for p in self.trained)
         if mode == TRAIN:
@@ -554,16 +539,11 @@ class TensorflowNetwork(WholeNetwork):
             named = partial(_named_matrices, prefix, primitive)
             tensors["w"] = self._train_with(layer, weights, named)
         for name, array in own.items():
-            turn = _Turn(primitive, name, self._image_before(layer, name))
+            turn = _Turn(primitive, name, flattening(self.network, layer.name, name))
             tensors[name] = self._train_with(
                 layer, turn.natural(array), partial(turn.named, prefix)
             )
         return tensors
-
-    def _image_before(self, layer: Layer, name: str) -> Shape:
-        """The shape of the image that a fully connected layer flattens; () where it does not."""
-        shape = self.network.shapes[layer.inputs[0]]
-        return shape if name == "b" and is_image(shape) else ()
 
     def _train_with(self, layer: Layer, array: Any, named: Callable[[Any], Arrays]) -> Any:
         variable = tf.Variable(array)
@@ -580,7 +560,7 @@ class TensorflowNetwork(WholeNetwork):
                     tensors[name] = value if shape is None else _viewed(value, shape)
                 result = operator(tensors)
                 taken = [result if place is None else result[place]]
-            shape = _value_shape(self.network.shapes[layer], self.data.batch)
+            shape = value_shape(self.network.shapes[layer], self.data.batch)
             values[layer] = _viewed(taken[0], shape)
             for source in drops:
                 del values[source]
@@ -620,19 +600,13 @@ class _Turn(NamedTuple):
 
     primitive: Primitive
     name: str
-    image: Shape  # whose flattening the rows of a matrix follow, or ()
+    rows: Flattening
 
     def natural(self, array: Any) -> Any:
-        array = natural(self.primitive, self.name, array)
-        if self.image:
-            array = np.moveaxis(array.reshape(*self.image, -1), 0, 2).reshape(array.shape)
-        return array
+        return self.rows.turned(natural(self.primitive, self.name, array))
 
     def named(self, prefix: str, array: Any) -> Arrays:
-        if self.image:
-            channels, height, width = self.image
-            pixels = array.reshape(height, width, channels, -1)
-            array = np.moveaxis(pixels, 2, 0).reshape(array.shape)
+        array = self.rows.turned_back(array)
         return {f"{prefix}.{self.name}": canonical(self.primitive, self.name, array)}
 
 
@@ -641,24 +615,8 @@ def _named_matrices(prefix: str, primitive: LstmCell, weights: Any) -> Arrays:
     return {f"{prefix}.wx": wx, f"{prefix}.wh": wh}
 
 
-def _values(data: Any) -> Any:
-    """The network's data as TensorFlow lays it out."""
-    return np.ascontiguousarray(np.moveaxis(data, 1, 3)) if data.ndim == 4 else data
-
-
 def _viewed(value: Any, shape: Shape) -> Any:
     return value if tuple(value.shape) == shape else tf.reshape(value, shape)
-
-
-def _value_shape(shape: Shape, batch: int) -> Shape:
-    """The shape of a layer's output for a batch, from that of one sample in the definition."""
-    if isinstance(shape, Heads):
-        return (batch * shape.heads, shape.rows, shape.columns)
-    if len(shape) == 3:
-        return (batch, *shape[1:], shape[0])
-    if len(shape) == 2:
-        return (shape[0], batch, shape[1])
-    return (batch, *shape) if shape else ()
 
 
 def sgd(
