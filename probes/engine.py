@@ -72,6 +72,13 @@ class Engine:
         """The size of the pool that kernels run on, asked of the library; None if it keeps mum."""
         raise NotImplementedError
 
+    def pool(self) -> tuple[int, ...]:
+        """The ids of its threads, where the engine has further ones that take their places.
+
+        None of them where those that run most are the pool.
+        """
+        return ()
+
     def scope(self, training: bool) -> AbstractContextManager[object]:
         """What blocks of calls run within: an engine's switch for inference, say."""
         return nullcontext()

@@ -79,7 +79,7 @@ def _batched_gemm(p: BatchedGemm, t: Tensors) -> Any:
 
 
 def _lstm_cell(p: Primitive, t: Tensors) -> Any:
-    """flax's OptimizedLSTMCell along the sequence."""
+    """The OptimizedLSTMCell of flax along the sequence."""
 
     def cell(state: Any, x: Any) -> Any:
         hidden, cells = state

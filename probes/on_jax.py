@@ -31,7 +31,7 @@ from .jax_operators import KEY, run_chain, sgd
 from .memory_bound import SgdUpdate
 from .network import Network
 from .oracle import results
-from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
+from .primitive import BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
 from .residents import Residents
 
 WITH_BIAS = (("conv2d", "bias"), ("gemm", "bias"))
@@ -44,7 +44,7 @@ def start() -> Engine:
 
 
 class JaxEngine(Engine):
-    """A layer's product and bias are one program, and so are passes that share what they compute."""
+    """A product and its bias are one program, and so are passes that share what they compute."""
 
     fusion = Fusion(
         {FORWARD: WITH_BIAS, BACKWARD_WEIGHTS: WITH_BIAS},
@@ -76,8 +76,12 @@ class JaxEngine(Engine):
         }
 
     def threads(self) -> int | None:
-        names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-        return names.count(POOL) or None
+        return len(self.pool()) or None
+
+    def pool(self) -> tuple[int, ...]:
+        """XLA's pool; the thread that a program was handed to takes part in its work, or waits."""
+        tasks = Path("/proc/self/task").iterdir()
+        return tuple(sorted(int(t.name) for t in tasks if (t / "comm").read_text().strip() == POOL))
 
     def kernel(self, kernel: Kernel, arrays: list[Arrays], training: bool) -> Call:
         if kernel.passes == (UPDATE,):
@@ -97,11 +101,11 @@ class JaxEngine(Engine):
         output, pullback = self._program(kernel, forward, wanted, operands)(wanted, operands)
         gradient = gradient.reshape(output.shape)
         backward = self._program(kernel, _pull, pullback, gradient)
-        first = next(iter(wanted))
 
         def call() -> Any:
             found = backward(pullback, gradient)
-            found[first].block_until_ready()  # all of a program's results are there at once
+            for tensor in found.values():
+                tensor.block_until_ready()
             return found
 
         return call
@@ -151,7 +155,9 @@ class JaxEngine(Engine):
             velocity = on_device(own["v"]) if primitive.momentum else None
             steps.append(partial(sgd, primitive.momentum, primitive.learning_rate))
             state.append((on_device(own["w"]), velocity))
-        gradients = [self.residents.tensor(p, "dw", a["dw"]) for p, a in zip(kernel.primitives, arrays)]
+        gradients = [
+            self.residents.tensor(p, "dw", a["dw"]) for p, a in zip(kernel.primitives, arrays)
+        ]
 
         def update(state: Any, gradients: Any) -> Any:
             return [

@@ -41,14 +41,18 @@ def run_ns() -> dict[int, int]:
 
 
 def pin_busiest(
-    cpus: tuple[int, ...], before: dict[int, int], caller: bool = True
+    cpus: tuple[int, ...],
+    before: dict[int, int],
+    caller: bool = True,
+    pool: tuple[int, ...] = (),
 ) -> tuple[int, ...]:
     """Give each of the busiest threads a CPU of its own; the calling one, if busy, the first.
 
     Busiest are those that ran most since ``before``, as many as there are CPUs: the members of
     the engine's pool, to which the calling thread may not belong (``caller``): it then stays free.
     Left free, two of them may wake up on one CPU and stay there for several milliseconds.  The
-    other threads keep all CPUs.
+    other threads keep all CPUs.  An engine that knows its ``pool`` has that pinned instead: what
+    stands in for one of its members at times must find that one's CPU, whichever it is.
 
     Returns:
         The ids of the threads that have a CPU of their own now.
@@ -58,10 +62,10 @@ def pin_busiest(
     if not caller:
         ran.pop(main, None)
     busiest = sorted(ran, key=lambda tid: -ran[tid])[: len(cpus)]
-    pinned = sorted(busiest, key=lambda tid: tid != main)
+    pinned = pool or sorted(busiest, key=lambda tid: tid != main)
     for tid, cpu in zip(pinned, cpus):
         _allow(tid, {cpu})
-    return tuple(pinned)
+    return tuple(pinned[: len(cpus)])
 
 
 def unpin(cpus: tuple[int, ...]) -> None:

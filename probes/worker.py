@@ -126,7 +126,9 @@ class Worker:
                 wait_until_idle()  # the oracle's threads spin on, and are not the engine's
                 ran = run_ns()
                 subject.warm_up(int(warm_up_s * 1e9))
-                self.computing = pin_busiest(self.cpus, ran, self.engine.computes_on_caller)
+                self.computing = pin_busiest(
+                    self.cpus, ran, self.engine.computes_on_caller, self.engine.pool()
+                )
                 self.subjects[name] = subject
                 answers[name] = subject.describe()
             except Exception as error:  # one subject's fault is not another's
