@@ -31,7 +31,7 @@ from .jax_operators import KEY, run_chain, sgd
 from .memory_bound import SgdUpdate
 from .network import Network
 from .oracle import results
-from .primitive import BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
+from .primitive import BACKWARD_WEIGHTS, FORWARD, PASSES, UPDATE, Primitive
 from .residents import Residents
 
 WITH_BIAS = (("conv2d", "bias"), ("gemm", "bias"))
@@ -115,7 +115,11 @@ class JaxEngine(Engine):
 
         Raises:
             Unsupported: it is none.
+            ValueError: there is no such pass.
         """
+        unknown = [pass_ for pass_ in kernel.passes if pass_ not in PASSES]
+        if unknown:
+            raise ValueError(f"no pass is called {unknown[0]!r}")
         kinds = tuple(primitive.kind for primitive in kernel.primitives)
         if len(kinds) > 1 and kinds not in self.fusion.chains.get(kernel.passes[0], ()):
             raise Unsupported(f"no program for {' + '.join(kinds)} {'+'.join(kernel.passes)}")

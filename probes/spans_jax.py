@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-import jax
-
 from .network import Network
+from .primitive import FORWARD
 from .spans import (
     ALLOCATION,
     COPY,
@@ -43,6 +43,7 @@ CALLED = re.compile(r"(?:calls|body|to_apply)=%([^\s,]+)")
 COMES_FROM = re.compile(r'op_name="([^"]*)"')
 SCOPES = re.compile(r"[/()]")  # what stands between the parts of ``op_name``
 
+PRODUCTS = ("convolution", "dot")
 AROUND_OTHERS = ("call", "conditional", "while")
 MOVES = set(
     "bitcast broadcast concatenate constant copy dynamic-slice dynamic-update-slice fusion "
@@ -69,6 +70,14 @@ class Owners:
     def __init__(self, network: Network, mode: str, text: str) -> None:
         self.layers = {scope_of(network, layer.name): layer.name for layer in network.layers}
         self.moving = moving_layers(network, 1, mode)
+        self.flop = {
+            layer.name: sum(
+                primitive.flop(FORWARD)
+                for primitive in network.primitives(layer, 1, mode)
+                if primitive.compute_bound
+            )
+            for layer in network.layers
+        }
         self.instructions: dict[str, Instruction] = {}
         self.computations: dict[str, list[str]] = {}
         self._read(text)
@@ -106,6 +115,24 @@ class Owners:
         if operators <= MOVES and layer not in self.moving:
             return layer, COPY
         return layer, KERNEL if layer else DISPATCH
+
+    def shares(self, name: str) -> list[tuple[str, str, float]]:
+        """The layers, what the time is spent on, and each one's share of it.
+
+        XLA may fuse products of several layers: the time is divided as their flop are.
+        """
+        products = [
+            self._layer(part)
+            for part in (self._parts(name) if name in self.instructions else ())
+            if self.instructions[part].operator in PRODUCTS and self._layer(part)
+        ]
+        total = sum(self.flop[layer] for layer in products)
+        if len(set(products)) < 2 or not total:
+            return [(*self.span(name), 1.0)]
+        return [
+            (layer, KERNEL, count * self.flop[layer] / total)
+            for layer, count in Counter(products).items()
+        ]
 
     def is_around_others(self, name: str) -> bool:
         """Whether other operations, with spans of their own, make it up."""
@@ -187,18 +214,20 @@ def _spans(events: list[Event], call: Event, owners: Owners) -> list[Span]:
     for event in sorted(events, key=lambda event: (event.start_ns, -event.end_ns)):
         around = True
         if event.operation:
-            layer, what = owners.span(event.operation)
+            shares = owners.shares(event.operation)
             around = owners.is_around_others(event.operation)
         elif event.thread == call.thread and (found := _calling(event.name)):
-            layer, what = "", found
+            shares = [("", found, 1.0)]
         else:
             continue
-        end_ns = min(event.end_ns, call.end_ns)
-        lane = lanes.take(event.thread, event.start_ns, end_ns, around)
-        own = re.sub(r"[.\d]+$", "", event.name)  # of several that are alike
-        spans.append(
-            Span(own, layer, what, event.start_ns - call.start_ns, end_ns - call.start_ns, lane)
-        )
+        start_ns, end_ns = event.start_ns, min(event.end_ns, call.end_ns)
+        lane = lanes.take(event.thread, start_ns, end_ns, around)
+        name = re.sub(r"[.\d]+$", "", event.name)  # of several that are alike
+        took_ns, done = end_ns - start_ns, 0.0
+        for layer, what, share in shares:
+            begin, done = done, done + share
+            own = (start_ns - call.start_ns + round(part * took_ns) for part in (begin, done))
+            spans.append(Span(name, layer, what, *own, lane))
     return spans
 
 
@@ -234,6 +263,8 @@ class Lanes:
 
 def recorded(call: Callable[[], object], calls: int) -> list[Event]:
     """The events of so many calls, after one that is not recorded: the profiler warms up too."""
+    import jax
+
     options = jax.profiler.ProfileOptions()
     options.host_tracer_level = 1
     options.python_tracer_level = options.device_tracer_level = 0

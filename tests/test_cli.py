@@ -342,8 +342,9 @@ def test_a_check_names_what_fails(home):
     done = in_a_shell(home, "engines", "check")
     assert done.returncode == 1
     assert "fake: gemm m=64 n=48 k=32" in done.stderr
-    assert "not installed: torch, tensorflow, mxnet, caffe, cntk; `kernelprof engines install" in (
-        done.stderr
+    assert (
+        "not installed: torch, tensorflow, jax, mxnet, caffe, cntk; `kernelprof engines install"
+        in (done.stderr)
     )
 
 

@@ -471,6 +471,16 @@ def thread_run_ns(pid: int) -> dict[str, int]:
     }
 
 
+def own_pool(worker: Worker, pid: int) -> set[str]:
+    """The threads of a pool that others stand in for, so that they need not run most; or none."""
+    if worker.environment.adapter != "jax":
+        return set()
+    names = {
+        path.parent.name: path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/comm")
+    }
+    return {tid for tid, name in names.items() if name.strip() == "tf_XLAEigen"}
+
+
 def thread_cpus(pid: int) -> dict[str, tuple[int, ...]]:
     """The CPUs that each thread of a process may run on, as the kernel tells the host."""
     found = {}
@@ -502,7 +512,7 @@ def test_busiest_threads_have_a_cpu_each(built: tuple[Worker, dict[str, Any]], m
     before = thread_run_ns(pid)
     worker.ask("turn", PATIENCE_S, subject=mode, rounds=[0, 1, 2])
     ran = {tid: ns - before.get(tid, 0) for tid, ns in thread_run_ns(pid).items()}
-    busiest = sorted(ran, key=lambda tid: -ran[tid])[:2]
+    busiest = own_pool(worker, pid) or sorted(ran, key=lambda tid: -ran[tid])[:2]
     allowed = thread_cpus(pid)
     assert sorted(allowed[tid] for tid in busiest) == sorted((cpu,) for cpu in worker.cpus)
 
@@ -518,7 +528,10 @@ def test_the_pool_is_told_from_the_oracles_threads(engine: str) -> None:
         ran = {tid: ns - before.get(tid, 0) for tid, ns in thread_run_ns(pid).items()}
         pinned = [tid for tid, cpus in thread_cpus(pid).items() if len(cpus) == 1]
         assert len(pinned) == 2
-        assert all(ran[tid] > max(ran.values()) / 10 for tid in pinned)
+        if pool := own_pool(worker, pid):
+            assert set(pinned) == pool
+        else:
+            assert all(ran[tid] > max(ran.values()) / 10 for tid in pinned)
 
 
 @pytest.mark.parametrize("mode", MODES)
