@@ -14,9 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
-# Before JAX is loaded: no search for other devices.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when JAX is loaded: look for no others
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +52,8 @@ class JaxEngine(Engine):
 
     def __init__(self) -> None:
         jax.config.update("jax_enable_compilation_cache", False)  # that on disk
+        if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+            jax.config.update("jax_default_matmul_precision", "highest")
         self.device = jax.devices()[0]  # which starts XLA, and its threads
         self.residents = Residents(_resident)
         self.programs: dict[Hashable, Any] = {}

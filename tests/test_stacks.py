@@ -148,7 +148,9 @@ def at_work(worker: Worker, network: str, batch: int) -> int:
     return int(worker.ask("facts", PATIENCE_S)["pid"])
 
 
-@pytest.mark.parametrize("engine", ["numpy", "torch", "tensorflow", "mxnet", "caffe", "cntk"])
+@pytest.mark.parametrize(
+    "engine", ["numpy", "torch", "tensorflow", "jax", "mxnet", "caffe", "cntk"]
+)
 def test_engines(engine):
     """Native frames are seen in every interpreter, those of another root included."""
     worker = engine_worker(engine)
@@ -164,7 +166,7 @@ def test_engines(engine):
         worker.close()
     assert sum(found.shares.values()) == pytest.approx(1)
     assert found.hottest
-    busy = "waiting" if engine in ("tensorflow", "mxnet") else "kernel"
+    busy = "waiting" if engine in ("tensorflow", "jax", "mxnet") else "kernel"
     assert found.share(busy) > 0.5, found
 
 
