@@ -46,8 +46,11 @@ SCOPES = re.compile(r"[/()]")  # what stands between the parts of ``op_name``
 PRODUCTS = ("convolution", "dot")
 AROUND_OTHERS = ("call", "conditional", "while")
 MOVES = set(
-    "bitcast broadcast concatenate constant copy dynamic-slice dynamic-update-slice fusion "
-    "get-tuple-element iota pad parameter reshape reverse slice transpose tuple".split()
+    "concatenate copy dynamic-slice dynamic-update-slice pad reverse slice transpose".split()
+)
+# What may be fused with that and yet nothing is computed; by itself it fills memory for a kernel.
+ALONG_WITH_MOVES = set(
+    "bitcast broadcast constant fusion get-tuple-element parameter reshape tuple".split()
 )
 # What most of a fused operation's time goes into, the heaviest first.
 HEAVY = (
@@ -112,7 +115,8 @@ class Owners:
         operators = {self.instructions[part].operator for part in self._parts(name)}
         if UPDATING in self.instructions[weightiest].comes_from:
             return layer, UPDATE
-        if operators <= MOVES and layer not in self.moving:
+        moves = bool(operators & MOVES) and operators <= MOVES | ALONG_WITH_MOVES
+        if moves and layer not in self.moving:
             return layer, COPY
         return layer, KERNEL if layer else DISPATCH
 

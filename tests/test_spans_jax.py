@@ -78,6 +78,7 @@ metadata={op_name="jit(step)/transpose(jvp(5.fc))/dot_general"}
   %two = f32[16,100]{1,0} fusion(%x.1), kind=kCustom, calls=%fused_computation.3
   %sum_fusion = f32[100]{0} fusion(%pad.1, %x.1), kind=kLoop, calls=%fused_computation
   %mul_fusion = f32[16,100]{1,0} fusion(%x.1), kind=kLoop, calls=%fused_computation.4
+  %filled = f32[16]{0} broadcast(%x.1), metadata={op_name="jit(step)/jvp(2.relu)/broadcast"}
   %loop = (s32[], f32[16,100]{1,0}) while(%x.1), condition=%region_7.11, body=%region_7.11, \
 metadata={op_name="jit(step)/jvp(5.fc)/while"}
   %threefry = u32[2]{0} xor(%x.1, %x.1), metadata={op_name="jit(step)/random_split"}
@@ -97,6 +98,7 @@ metadata={op_name="jit(step)/jvp(5.fc)/while"}
         ("dot.1", "fc", KERNEL),
         ("sum_fusion", "fc", KERNEL),
         ("mul_fusion", "fc", UPDATE),
+        ("filled", "relu", KERNEL),
         ("loop", "fc", DISPATCH),
         ("threefry", "", DISPATCH),
         ("unheard.of", "", DISPATCH),
