@@ -22,7 +22,8 @@ from .jax_operators import KEY, OPERATORS, Tensors, sgd
 from .layers import Layer, is_image
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape
-from .spans import ProfiledCall, scope_of
+from .scopes import scope_of
+from .spans import ProfiledCall
 from .spans_jax import UPDATING, profiled_calls
 
 # What works element by element, or channel by channel, takes values as they come.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from .network import Network
@@ -47,9 +46,3 @@ def moving_layers(network: Network, batch: int, mode: str) -> set[str]:
         if kinds and kinds <= MOVING:
             found.add(layer.name)
     return found
-
-
-def scope_of(network: Network, layer: str) -> str:
-    """What names of operations hold that are a layer's: legal there, and the layer's alone."""
-    place = [each.name for each in network.layers].index(layer)
-    return f"{place}.{re.sub('[^A-Za-z0-9_.-]', '_', layer)}"

@@ -17,6 +17,7 @@ from typing import Any, Callable, NamedTuple
 
 from .network import Network
 from .primitive import FORWARD
+from .scopes import scope_of
 from .spans import (
     ALLOCATION,
     COPY,
@@ -26,7 +27,6 @@ from .spans import (
     ProfiledCall,
     Span,
     moving_layers,
-    scope_of,
 )
 
 CALL = "kernelprof_call"  # an event around each call that is profiled

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from .network import Network
-from .spans import COPY, DISPATCH, KERNEL, UPDATE, ProfiledCall, Span, moving_layers, scope_of
+from .scopes import scope_of
+from .spans import COPY, DISPATCH, KERNEL, UPDATE, ProfiledCall, Span, moving_layers
 
 CALL = "kernelprof_call"  # an event around each call that is profiled
 OPERATOR = re.compile(r"(?P<node>[^\s:]+):(?P<type>\w+)")  # how an operator's event is called

@@ -39,7 +39,8 @@ from .memory_bound import (
 )
 from .network import TRAIN, Network
 from .primitive import FORWARD, Primitive, Shape, product
-from .spans import ProfiledCall, scope_of
+from .scopes import scope_of
+from .spans import ProfiledCall
 from .spans_tensorflow import Owners, profiled, recorded
 
 ops = tf.raw_ops

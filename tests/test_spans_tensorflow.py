@@ -7,7 +7,8 @@ import re
 import pytest
 
 from kernelprof.probes.network import TRAIN, Builder, Network
-from kernelprof.probes.spans import COPY, DISPATCH, KERNEL, UPDATE, Span, scope_of
+from kernelprof.probes.scopes import scope_of
+from kernelprof.probes.spans import COPY, DISPATCH, KERNEL, UPDATE, Span
 from kernelprof.probes.spans_tensorflow import CALL, Event, Owners, profiled
 
 LEGAL = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")  # what TensorFlow takes for a scope
