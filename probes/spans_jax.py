@@ -230,8 +230,10 @@ def _spans(events: list[Event], call: Event, owners: Owners) -> list[Span]:
         took_ns, done = end_ns - start_ns, 0.0
         for layer, what, share in shares:
             begin, done = done, done + share
-            own = (start_ns - call.start_ns + round(part * took_ns) for part in (begin, done))
-            spans.append(Span(name, layer, what, *own, lane))
+            began, ended = (start_ns + round(part * took_ns) for part in (begin, done))
+            spans.append(
+                Span(name, layer, what, began - call.start_ns, ended - call.start_ns, lane)
+            )
     return spans
 
 
