@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from kernelprof.bench_results import bench_engines, primitive_results
-from kernelprof.ceilings import Ceilings
+from kernelprof.ceilings import Ceilings, PlacementCeilings
 from kernelprof.context import ChainSamples, Context, kinds, learned, misfit
 from kernelprof.diagnosis.examination import diagnosed
 from kernelprof.disturbance import WHOLE
@@ -142,7 +142,9 @@ def _case_result(
     whole, context = measured.whole(), contexts.of(case.mode)
     if whole is None:
         return None
-    ceilings = _layer_ceilings(network, case, known)
+    ceilings = _layer_ceilings(
+        network, case, known.of(case.device, case.threads) if known else None
+    )
     flop = network.flop(case.batch, case.mode)
     covered = sum(kernel.compute_flop for kernel in kernels if kernel.failure is None)
     uncovered = dict.fromkeys(kernel.layer for kernel in kernels if kernel.failure)
@@ -201,15 +203,17 @@ def _traits_s(measured: Measured, context: Context) -> dict[str, float]:
     return context.trait_ns(measured.kernels, medians)
 
 
-def _layer_ceilings(network: Network, case: Case, known: Ceilings | None) -> dict[str, float]:
+def _layer_ceilings(
+    network: Network, case: Case, known: PlacementCeilings | None
+) -> dict[str, float]:
     """The seconds that each layer takes at least: its primitives one by one, and its update.
 
     Each primitive counts with its own traffic.  An engine that fuses some of them keeps what passes
     between them out of the memory, and so might go below the sum.
     """
-    if known is None or case.threads not in known.placements:
+    if known is None:
         return {}
-    roofline = partial(_least_s, known, case.threads)
+    roofline = partial(_least_s, known)
     found: dict[str, float] = defaultdict(float)
     for layer in network.layers:
         for primitive in network.primitives(layer, case.batch, case.mode):
@@ -222,8 +226,8 @@ def _layer_ceilings(network: Network, case: Case, known: Ceilings | None) -> dic
     return found
 
 
-def _least_s(known: Ceilings, threads: int, primitive: Primitive, pass_: str) -> float:
-    return attainable(primitive, pass_, threads, known).seconds
+def _least_s(known: PlacementCeilings, primitive: Primitive, pass_: str) -> float:
+    return attainable(primitive, pass_, known).seconds
 
 
 def _kernels_s(measured: Measured) -> float | None:

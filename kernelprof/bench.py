@@ -78,7 +78,7 @@ def least_s(primitive: Primitive, threads: int, options: Options, ceilings: Ceil
     return max(
         NO_WORK_S,
         sum(
-            attainable(primitive, pass_, threads, ceilings).seconds
+            attainable(primitive, pass_, ceilings.at(threads)).seconds
             for mode in options.modes
             for pass_ in network.passes(network.layers[0], primitive, mode)
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernelprof.ceilings import DRAM, Ceilings
+from kernelprof.ceilings import DRAM, Ceilings, PlacementCeilings
 from kernelprof.measured import Measured, known_ceilings, load, reference_of
 from kernelprof.results import Estimate, PrimitiveResult, Ratio
 from kernelprof.roofline import attainable
@@ -54,7 +54,7 @@ def _primitive_result(
         passes=kernel.passes,
         seconds=seconds,
         speedup=_speedup(measured, kernel, reference) if reference else None,
-        ceiling_s=_ceiling_s(kernel, case.threads, known) if known else None,
+        ceiling_s=_ceiling_s(kernel, known.of(case.device, case.threads)) if known else None,
         flop=kernel.flop,
         least_bytes=kernel.least_bytes,
         cold_bytes=kernel.cold_bytes,
@@ -64,17 +64,17 @@ def _primitive_result(
     )
 
 
-def _ceiling_s(kernel: StoredKernel, threads: int, known: Ceilings) -> float | None:
+def _ceiling_s(kernel: StoredKernel, known: PlacementCeilings | None) -> float | None:
     """What the passes of a kernel take at least; None where nothing bounds them."""
-    if threads not in known.placements:
+    if known is None:
         return None
     warm_s = sum(
-        attainable(primitive, pass_, threads, known).seconds
+        attainable(primitive, pass_, known).seconds
         for primitive in kernel.primitives
         for pass_ in kernel.passes
         if pass_ in primitive.passes
     )
-    memory = known.at(threads).bytes_per_s(DRAM)
+    memory = known.bytes_per_s(DRAM)
     cold_s = kernel.cold_bytes / memory if memory and not kernel.lukewarm else 0.0
     return max(warm_s, cold_s) or None
 

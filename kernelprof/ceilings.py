@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 from kernelprof.engines import home
 from kernelprof.errors import KernelprofError
+from kernelprof.probes.device import CPU
 from kernelprof.units import counted
 
 SCHEMA = 1
@@ -125,10 +126,17 @@ def _higher(one: AnyCeiling, other: AnyCeiling | None) -> AnyCeiling:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """All ceilings that are known of a machine, by thread count."""
+    """All ceilings that are known of a machine: by thread count, and those of its GPUs by name."""
 
     fingerprint: str
     placements: Mapping[int, PlacementCeilings]
+    devices: Mapping[str, PlacementCeilings] = field(default_factory=dict)
+
+    def of(self, device: str, threads: int) -> PlacementCeilings | None:
+        """Those of a GPU, or of so many threads on the CPU; None where they were not measured."""
+        if device in self.devices:
+            return self.devices[device]
+        return self.placements.get(threads) if device == CPU else None
 
     def at(self, threads: int) -> PlacementCeilings:
         """Those of a thread count.
@@ -152,7 +160,13 @@ class Ceilings:
             else at
             for threads, at in self.placements.items()
         }
-        return Ceilings(self.fingerprint, {**other.placements, **found})
+        devices = {
+            name: at.raised(other.devices[name]) if name in other.devices else at
+            for name, at in self.devices.items()
+        }
+        return Ceilings(
+            self.fingerprint, {**other.placements, **found}, {**other.devices, **devices}
+        )
 
     def summary(self) -> dict[str, dict[str, float]]:
         """The highest rates by thread count, as reports show them."""
@@ -176,6 +190,7 @@ class Ceilings:
             "schema": SCHEMA,
             "fingerprint": self.fingerprint,
             "placements": {str(threads): asdict(at) for threads, at in self.placements.items()},
+            "devices": {name: asdict(at) for name, at in self.devices.items()},
         }
 
     @classmethod
@@ -188,7 +203,8 @@ class Ceilings:
         if stored["schema"] != SCHEMA:
             raise ValueError(f"schema {stored['schema']} of ceilings; this version reads {SCHEMA}")
         placements = {int(threads): _placement(at) for threads, at in stored["placements"].items()}
-        return cls(stored["fingerprint"], placements)
+        devices = {name: _placement(at) for name, at in stored.get("devices", {}).items()}
+        return cls(stored["fingerprint"], placements, devices)
 
 
 def _placement(stored: Mapping[str, Any]) -> PlacementCeilings:

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from kernelprof.ceilings import DRAM, Ceilings
+from kernelprof.ceilings import DRAM, Ceilings, PlacementCeilings
 from kernelprof.context import ChainSamples, Context
 from kernelprof.disturbance import WHOLE, Quiet, quiet
 from kernelprof.engines import REFERENCE
@@ -109,27 +109,27 @@ def load(run: RunFile, stored: StoredCase, known: Ceilings | None) -> Measured:
         {round_: next(iter(found.values())).worker for round_, found in times.items()},
         StopRule(**run.meta("options")["stop"]),
     )
-    if known is None or stored.case.threads not in known.placements:
+    at = known.of(stored.case.device, stored.case.threads) if known else None
+    if at is None:
         return measured
-    kernels = [_judged(measured, kernel, known) for kernel in measured.kernels]
+    kernels = [_judged(measured, kernel, at) for kernel in measured.kernels]
     refused = {k.place for k, before in zip(kernels, measured.kernels, strict=True) if k != before}
     return replace(measured, kernels=kernels, quiet=measured.quiet.without(refused))
 
 
-def _judged(measured: Measured, kernel: StoredKernel, known: Ceilings) -> StoredKernel:
+def _judged(measured: Measured, kernel: StoredKernel, known: PlacementCeilings) -> StoredKernel:
     found = None if kernel.failure else measured.kernel(kernel.place)
     if found is None:
         return kernel
-    threads = measured.stored.case.threads
     slowest_s = found.high_s * (1 + TOLERANCE)
-    least_s = least_seconds(kernel.primitives, kernel.passes, threads, known)
+    least_s = least_seconds(kernel.primitives, kernel.passes, known)
     if slowest_s < least_s:
         reason = (
             f"{duration(found.value_s)} is less than the {duration(least_s)} that the machine's "
             "ceilings allow; if `kernelprof machine --again` finds the same ceilings, it is a bug"
         )
         return replace(kernel, failure=(IMPOSSIBLE, reason))
-    memory = known.at(threads).bytes_per_s(DRAM)
+    memory = known.bytes_per_s(DRAM)
     if memory and slowest_s < kernel.cold_bytes / memory and not kernel.lukewarm:
         reason = (
             f"what should have been cold came at {bandwidth(kernel.cold_bytes / found.value_s)}, "

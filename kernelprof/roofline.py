@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kernelprof.ceilings import Ceilings
+from kernelprof.ceilings import PlacementCeilings
 from kernelprof.probes.compute_bound import Conv2d
 from kernelprof.probes.primitive import Primitive
 
@@ -45,15 +45,11 @@ class Attainable:
         return COMPUTE if self.compute_s >= self.memory_s else self.level
 
 
-def attainable(primitive: Primitive, pass_: str, threads: int, ceilings: Ceilings) -> Attainable:
-    """The least time of one pass of a primitive with so many threads.
+def attainable(primitive: Primitive, pass_: str, known: PlacementCeilings) -> Attainable:
+    """The least time of one pass of a primitive where these are the ceilings.
 
     What could not be measured of the machine bounds nothing.
-
-    Raises:
-        KernelprofError: this thread count was not measured.
     """
-    known = ceilings.at(threads)
     level = known.level(footprint_bytes(primitive, pass_))
     dtype = primitive.operand(primitive.output).dtype
     return Attainable(
@@ -64,19 +60,16 @@ def attainable(primitive: Primitive, pass_: str, threads: int, ceilings: Ceiling
 
 
 def least_seconds(
-    primitives: Iterable[Primitive], passes: Iterable[str], threads: int, ceilings: Ceilings
+    primitives: Iterable[Primitive], passes: Iterable[str], known: PlacementCeilings
 ) -> float:
     """What nothing can be faster than that runs these primitives in one call.
 
     What an engine fuses need not go through memory in between, and Winograd's algorithm needs less
     arithmetic; so this is less than the sum of what is attainable.
-
-    Raises:
-        KernelprofError: this thread count was not measured.
     """
     asked = set(passes)
     bounds = [
-        (attainable(primitive, pass_, threads, ceilings), _saving(primitive))
+        (attainable(primitive, pass_, known), _saving(primitive))
         for primitive in primitives
         for pass_ in primitive.passes
         if pass_ in asked

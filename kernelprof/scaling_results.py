@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from kernelprof.analysis import case_results
-from kernelprof.ceilings import Ceilings
+from kernelprof.ceilings import Ceilings, PlacementCeilings
 from kernelprof.measured import known_ceilings
 from kernelprof.results import CaseResult, Ratio
 from kernelprof.roofline import COMPUTE, attainable
@@ -77,7 +77,8 @@ def _over_threads(
     points = []
     for case in cases:
         own = kernels[case.network, case.engine, case.device, case.cpus, case.batch, case.mode]
-        points.append(_thread_point(base, case, _memory(own, case.threads, known), known))
+        at = known.of(case.device, case.threads) if known else None
+        points.append(_thread_point(base, case, _memory(own, at), at))
     found = OverThreads(
         base.network, base.engine, base.device, base.batch, base.mode, tuple(points)
     )
@@ -96,9 +97,9 @@ def _fit(
     return fit(at, seconds) if len(at) >= FEWEST_POINTS else None
 
 
-def _memory(kernels: Iterable[StoredKernel], threads: int, known: Ceilings | None) -> Memory:
+def _memory(kernels: Iterable[StoredKernel], known: PlacementCeilings | None) -> Memory:
     """What keeps each memory-bound layer busy: the level that bounds most of its least time."""
-    if known is None or threads not in known.placements:
+    if known is None:
         return {}
     bounds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     moved: dict[str, int] = defaultdict(int)
@@ -107,7 +108,7 @@ def _memory(kernels: Iterable[StoredKernel], threads: int, known: Ceilings | Non
         for primitive in kernel.primitives:
             for pass_ in primitive.passes:
                 if pass_ in kernel.passes:
-                    at_best = attainable(primitive, pass_, threads, known)
+                    at_best = attainable(primitive, pass_, known)
                     bounds[kernel.layer][at_best.bound] += at_best.seconds
     found = {}
     for layer, by_bound in bounds.items():
@@ -118,7 +119,7 @@ def _memory(kernels: Iterable[StoredKernel], threads: int, known: Ceilings | Non
 
 
 def _thread_point(
-    base: CaseResult, case: CaseResult, memory: Memory, known: Ceilings | None
+    base: CaseResult, case: CaseResult, memory: Memory, known: PlacementCeilings | None
 ) -> ThreadPoint:
     lost = lost_s(case.threads, case.measured.value_s, base.threads, base.measured.value_s)
     base_s = {layer.name: layer.engine_s for layer in base.layers}
@@ -128,7 +129,7 @@ def _thread_point(
             kind=layer.kind,
             seconds=layer.engine_s,
             lost_s=lost_s(case.threads, layer.engine_s, base.threads, own_s),
-            traffic=_traffic(layer.engine_s, case.threads, *memory[layer.name], known)
+            traffic=_traffic(layer.engine_s, *memory[layer.name], known)
             if known and layer.name in memory and layer.engine_s
             else None,
         )
@@ -154,8 +155,8 @@ def _thread_point(
     )
 
 
-def _traffic(seconds: float, threads: int, level: str, moved: int, known: Ceilings) -> Traffic:
-    ceiling = known.at(threads).bytes_per_s(level)
+def _traffic(seconds: float, level: str, moved: int, known: PlacementCeilings) -> Traffic:
+    ceiling = known.bytes_per_s(level)
     reached = moved / seconds
     return Traffic(level, reached, reached / ceiling if ceiling else None)
 

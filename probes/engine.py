@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
+from .device import Stream
 from .network import Network
 from .spans import ProfiledCall
 
@@ -105,6 +106,9 @@ class Engine:
 
     finish: Callable[[], object] | None = None
     """Waits until all calls are done; None for an engine whose calls return when they are."""
+
+    stream: Stream | None = None
+    """Where calls queue up on a GPU; None on the CPU."""
 
 
 ADAPTERS = {

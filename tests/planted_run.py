@@ -37,7 +37,7 @@ def perceptron(name: str = "planted", width: int = 512, depth: int = 3) -> Netwo
 
 def ceilings(threads: Iterable[int], saturated_by: int = 64) -> Ceilings:
     """A machine whose arithmetic grows with the threads, and its memory up to so many."""
-    one = CEILINGS.at(1)
+    one = CEILINGS
     return Ceilings("planted", {n: _scaled(one, n, min(n, saturated_by)) for n in threads})
 
 

@@ -15,7 +15,7 @@ from kernelprof.probes.network import INFER, Builder, Network
 from kernelprof.probes.primitive import FORWARD, Primitive
 from kernelprof.reports.verdict import verdict
 from kernelprof.runfile import RunFile
-from tests.test_roofline import BYTES_PER_S, CEILINGS, DRAM, FLOP_PER_S
+from tests.test_roofline import BYTES_PER_S, DRAM, FLOP_PER_S, OF_ONE_THREAD
 
 STOP = StopRule()
 OPTIONS = Options(
@@ -56,7 +56,7 @@ def described_kernel(layer: str, primitive: Primitive) -> dict[str, object]:
 class Planted:
     """A run file with the times of one primitive."""
 
-    def __init__(self, path, primitive, ceilings=CEILINGS, **kernel) -> None:
+    def __init__(self, path, primitive, ceilings=OF_ONE_THREAD, **kernel) -> None:
         options = {**OPTIONS.to_json(), "primitives": [primitive.to_json()]}
         meta = {"kernelprof": "0", "command": "", "started": "", "machine": {}}
         self.file = RunFile.create(path, {**meta, "options": options})
@@ -148,7 +148,7 @@ def small_run(folder, network: Network, fast: str) -> RunFile:
     """Six rounds of a network in which one layer takes a nanosecond, and the others a second."""
     meta = {"kernelprof": "0", "command": "", "started": "", "machine": {}}
     run = RunFile.create(folder / "b.kprof", {**meta, "options": OPTIONS.to_json()})
-    run.record("ceilings", CEILINGS.to_json())
+    run.record("ceilings", OF_ONE_THREAD.to_json())
     run.add_network(network.to_json())
     case_id = run.add_case(Case("small", "fake", (0,), 1000, INFER), False)
     described, times = [], {}
@@ -240,4 +240,4 @@ def test_a_case_without_ceilings_of_its_thread_count_is_not_judged(planted):
     run.add(*[sample(0.1 * LEAST_NS)] * 6)
     (stored,) = run.file.cases()
     assert load(run.file, stored, None).kernels[0].failure is None
-    assert load(run.file, stored, CEILINGS).kernels[0].failure[0] == IMPOSSIBLE
+    assert load(run.file, stored, OF_ONE_THREAD).kernels[0].failure[0] == IMPOSSIBLE

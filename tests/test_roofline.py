@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -21,8 +22,8 @@ CAPACITY_BYTES = {"L1d": 32 * 2**10, "L2": 2**20, "L3": 32 * 2**20}
 SIZES = st.integers(1, 3000)
 
 
-def planted(flop_per_s: dict[str, float], bytes_per_s: dict[str, float]) -> Ceilings:
-    at = PlacementCeilings(
+def planted(flop_per_s: dict[str, float], bytes_per_s: dict[str, float]) -> PlacementCeilings:
+    return PlacementCeilings(
         cpus=(0,),
         measured="now",
         clock_hz=Rate(1e9, 1e9, 1),
@@ -36,19 +37,19 @@ def planted(flop_per_s: dict[str, float], bytes_per_s: dict[str, float]) -> Ceil
         ),
         capacity_bytes=CAPACITY_BYTES,
     )
-    return Ceilings("f", {1: at})
 
 
 CEILINGS = planted(FLOP_PER_S, BYTES_PER_S)
+OF_ONE_THREAD = Ceilings("f", {1: CEILINGS})
 NOISY = planted(FLOP_PER_S, {**BYTES_PER_S, "L2": 4e9, DRAM: 6e10})
 
 
 def seconds(primitive, pass_=FORWARD, ceilings=CEILINGS):
-    return attainable(primitive, pass_, 1, ceilings).seconds
+    return attainable(primitive, pass_, ceilings).seconds
 
 
 def test_a_large_product_is_bound_by_arithmetic():
-    found = attainable(Gemm(1024, 1024, 1024), FORWARD, 1, CEILINGS)
+    found = attainable(Gemm(1024, 1024, 1024), FORWARD, CEILINGS)
     assert found.bound == COMPUTE
     assert found.level == "L3"
     assert found.seconds == 2 * 1024**3 / 1e11
@@ -60,7 +61,7 @@ def test_a_large_product_is_bound_by_arithmetic():
     [(1000, "L1d"), (4096, "L1d"), (4097, "L2"), (10**6, "L3"), (10**7, DRAM)],
 )
 def test_a_copy_is_bound_by_the_level_that_holds_it(elements, level):
-    found = attainable(Copy(elements), FORWARD, 1, CEILINGS)
+    found = attainable(Copy(elements), FORWARD, CEILINGS)
     assert found.bound == found.level == level
     assert found.seconds == pytest.approx(8 * elements / BYTES_PER_S[level])
 
@@ -69,7 +70,7 @@ def test_a_copy_is_bound_by_the_level_that_holds_it(elements, level):
 def test_never_below_either_bound(m, n, k):
     for pass_ in (FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS):
         primitive = Gemm(m, n, k)
-        found = attainable(primitive, pass_, 1, CEILINGS)
+        found = attainable(primitive, pass_, CEILINGS)
         assert found.seconds >= primitive.least_flop(pass_) / FLOP_PER_S["float32"]
         assert found.seconds >= primitive.least_bytes(pass_) / BYTES_PER_S[found.level]
         assert found.seconds in (found.compute_s, found.memory_s)
@@ -100,17 +101,23 @@ def test_what_is_read_and_written_takes_room_once():
 def test_rows_that_are_not_looked_up_take_no_room():
     lookup = Embedding(tokens=10, vocabulary=10**6, size=64)
     assert footprint_bytes(lookup, FORWARD) == lookup.least_bytes(FORWARD) < 10**4
-    assert attainable(lookup, FORWARD, 1, CEILINGS).level == "L1d"
+    assert attainable(lookup, FORWARD, CEILINGS).level == "L1d"
 
 
 def test_what_was_not_measured_bounds_nothing():
     product = Gemm(512, 512, 512)
     no_flop, no_bytes = planted({}, BYTES_PER_S), planted(FLOP_PER_S, {})
-    assert attainable(product, FORWARD, 1, no_flop).bound == "L3"
-    assert attainable(product, FORWARD, 1, no_bytes).memory_s == 0
-    assert attainable(product, FORWARD, 1, no_bytes).bound == COMPUTE
+    assert attainable(product, FORWARD, no_flop).bound == "L3"
+    assert attainable(product, FORWARD, no_bytes).memory_s == 0
+    assert attainable(product, FORWARD, no_bytes).bound == COMPUTE
 
 
-def test_a_thread_count_that_was_not_measured():
+def test_a_thread_count_or_a_device_that_was_not_measured():
+    known = replace(OF_ONE_THREAD, devices={"cuda:0": NOISY})
     with pytest.raises(KernelprofError, match="no ceilings of 2 threads"):
-        attainable(Copy(1), FORWARD, 2, CEILINGS)
+        known.at(2)
+    assert known.of("cpu", 2) is None
+    assert known.of("cuda:1", 1) is None
+    assert known.of("cuda:0", 2) == NOISY
+    assert known.of("cpu", 1) == CEILINGS
+    assert Ceilings.from_json(known.to_json()) == known

@@ -22,6 +22,7 @@ VOCABULARY = {
     "boot",
     "compute_bound",
     "decompose",
+    "device",
     "layers",
     "memory_bound",
     "network",

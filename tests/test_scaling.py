@@ -24,7 +24,7 @@ def amdahl_truth(serial):
     """Each kernel at half of its ceiling, of which a share is serial."""
 
     def truth(kernel, threads):
-        one = 2 * least_seconds(kernel.primitives, kernel.passes, 1, EVEN)
+        one = 2 * least_seconds(kernel.primitives, kernel.passes, EVEN.at(1))
         return one * (serial + (1 - serial) / threads)
 
     return truth
@@ -32,7 +32,7 @@ def amdahl_truth(serial):
 
 def saturating_truth(kernel, threads):
     """At the ceilings: products follow the threads, activations the memory channels."""
-    return 1.05 * least_seconds(kernel.primitives, kernel.passes, threads, SATURATED)
+    return 1.05 * least_seconds(kernel.primitives, kernel.passes, SATURATED.at(threads))
 
 
 @pytest.fixture

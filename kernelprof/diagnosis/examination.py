@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kernelprof.ceilings import PlacementCeilings
 from kernelprof.chains import CALLS
 from kernelprof.diagnosis.causes import CAUSES, COMPARISONS, OF_KERNELS
 from kernelprof.diagnosis.evidence import LEAST_SHARE, Evidence
@@ -30,6 +31,7 @@ from kernelprof.diagnosis.trial import Trial
 from kernelprof.diagnosis.verbose import Verbose, parse, reorders_by_primitive
 from kernelprof.disturbance import WHOLE
 from kernelprof.measured import known_ceilings
+from kernelprof.plan import Case
 from kernelprof.probes.network import Network
 from kernelprof.probes.primitive import FORWARD, UPDATE
 from kernelprof.probes.spans import KERNEL, Span
@@ -97,27 +99,33 @@ def evidence_of(
     )
 
 
+def _ceilings_of(run: RunFile, case: Case | CaseResult) -> PlacementCeilings | None:
+    """Those of the placement that a case has; None where they were not measured."""
+    known = known_ceilings(run)
+    return known.of(case.device, case.threads) if known else None
+
+
 def _least_s(run: RunFile, case: CaseResult, network: Network) -> dict[str, float]:
     """What the kernels of each layer take at least on this machine, updates left out."""
-    ceilings = known_ceilings(run)
-    if ceilings is None or case.threads not in ceilings.placements:
+    ceilings = _ceilings_of(run, case)
+    if ceilings is None:
         return {}
     found: dict[str, float] = defaultdict(float)
     for layer in network.layers:
         for primitive in network.primitives(layer, case.batch, case.mode):
             for pass_ in network.passes(layer, primitive, case.mode):
                 if primitive.compute_bound and pass_ != UPDATE:
-                    found[layer.name] += least_seconds([primitive], [pass_], case.threads, ceilings)
+                    found[layer.name] += least_seconds([primitive], [pass_], ceilings)
     return found
 
 
 def _least_update_s(run: RunFile, stored: StoredCase) -> float | None:
     """What the update of all weights takes at least on this machine."""
-    ceilings, threads = known_ceilings(run), stored.case.threads
-    if ceilings is None or threads not in ceilings.placements:
+    ceilings = _ceilings_of(run, stored.case)
+    if ceilings is None:
         return None
     return sum(
-        least_seconds(kernel.primitives, kernel.passes, threads, ceilings)
+        least_seconds(kernel.primitives, kernel.passes, ceilings)
         for kernel in run.kernels(stored.id)
         if kernel.passes == (UPDATE,)
     )
@@ -125,11 +133,11 @@ def _least_update_s(run: RunFile, stored: StoredCase) -> float | None:
 
 def _levels_of_weights(run: RunFile, case: CaseResult, network: Network) -> dict[str, str]:
     """Which level of memory holds what a layer's products work on, where it has weights."""
-    ceilings = known_ceilings(run)
-    if ceilings is None or case.threads not in ceilings.placements:
+    ceilings = _ceilings_of(run, case)
+    if ceilings is None:
         return {}
     return {
-        layer.name: attainable(primitive, FORWARD, case.threads, ceilings).level
+        layer.name: attainable(primitive, FORWARD, ceilings).level
         for layer in network.layers
         if network.parameters(layer)
         for primitive in network.primitives(layer, case.batch, case.mode)

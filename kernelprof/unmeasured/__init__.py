@@ -213,7 +213,7 @@ def _guess(
     if not by_count:
         return None
     least_s = {
-        count: least_seconds(kernel.primitives, kernel.passes, count, known.ceilings)
+        count: least_seconds(kernel.primitives, kernel.passes, known.ceilings.at(count))
         for count in {*by_count, threads}
         if count in known.ceilings.placements
     }

@@ -76,7 +76,7 @@ def need(
     for primitive in primitives:
         for pass_ in primitive.passes:
             if pass_ in passes:
-                at_best = attainable(primitive, pass_, threads, ceilings)
+                at_best = attainable(primitive, pass_, known)
                 rate = known.bytes_per_s(at_best.level)
                 traffic.append((primitive.least_bytes(pass_), 1 / rate if rate else 0.0))
                 compute_s += at_best.compute_s
