@@ -10,13 +10,15 @@ from functools import partial
 from typing import Any
 
 from kernelprof.bench_results import bench_engines, primitive_results
-from kernelprof.ceilings import Ceilings, PlacementCeilings
+from kernelprof.ceilings import PlacementCeilings
 from kernelprof.context import ChainSamples, Context, kinds, learned, misfit
 from kernelprof.diagnosis.examination import diagnosed
 from kernelprof.disturbance import WHOLE
+from kernelprof.gpu.critical import gpu_case, layer_sides
 from kernelprof.measured import REFUSED, Measured, known_ceilings, load, reference_of
 from kernelprof.nsys_times import NOTHING, NsysTime, nsys_times, of_layers
 from kernelprof.plan import Case
+from kernelprof.probes.device import CPU, EVENTS
 from kernelprof.probes.layers import Layer
 from kernelprof.probes.memory_bound import SgdUpdate
 from kernelprof.probes.network import TRAIN, Network
@@ -53,6 +55,7 @@ def results(run: RunFile) -> Results:
         failures=tuple(failures(run)),
         primitives=tuple(primitive_results(run)),
         fitness=run_fitness(run),
+        ceilings=known_ceilings(run),
         contexts=tuple(context_results(run)),
         traces=tuple(TraceStore(run).traces()),
         processes=processes(run),
@@ -71,16 +74,18 @@ def case_results(run: RunFile, network: str | None = None) -> Iterable[CaseResul
             continue
         measured = load(run, stored, known)
         reference = reference_of(stored, cases)
+        definition = Network.from_json(definitions[case.network])
+        context = found[case.engine, case.cpus]
         result = _case_result(
             measured,
-            Network.from_json(definitions[case.network]),
-            found[case.engine, case.cpus],
+            definition,
+            context,
             load(run, reference, known) if reference else None,
-            known,
             traced.get(stored.id, NOTHING),
         )
         if result is not None:
-            yield result
+            on_gpu = case.device != CPU
+            yield _on_gpu(run, measured, definition, context, result) if on_gpu else result
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,6 @@ def _case_result(
     network: Network,
     contexts: Contexts,
     reference: Measured | None,
-    known: Ceilings | None,
     traced: Mapping[int, NsysTime],
 ) -> CaseResult | None:
     """None where the whole network was not sampled yet."""
@@ -142,9 +146,7 @@ def _case_result(
     whole, context = measured.whole(), contexts.of(case.mode)
     if whole is None:
         return None
-    ceilings = _layer_ceilings(
-        network, case, known.of(case.device, case.threads) if known else None
-    )
+    ceilings = _layer_ceilings(network, case, measured.ceilings)
     flop = network.flop(case.batch, case.mode)
     covered = sum(kernel.compute_flop for kernel in kernels if kernel.failure is None)
     uncovered = dict.fromkeys(kernel.layer for kernel in kernels if kernel.failure)
@@ -171,6 +173,37 @@ def _case_result(
         traits_s=_traits_s(measured, context),
         nsys_s=traced[WHOLE].seconds if WHOLE in traced else None,
     )
+
+
+def _on_gpu(
+    run: RunFile, measured: Measured, network: Network, contexts: Contexts, result: CaseResult
+) -> CaseResult:
+    """The result with its two sides; calling is what both make of it beyond the GPU's work."""
+    context, case = contexts.of(result.mode), measured.stored.case
+    sides = layer_sides(measured, context, _parts(measured.kernels, network))
+    kernels = measured.all_kernels()
+    calling_s = 0.0
+    if result.predicted is not None and kernels is not None:
+        calling_s = result.predicted.value_s - kernels.value_s - sum(result.traits_s.values())
+    return replace(
+        result,
+        dispatch_s=calling_s,
+        layers=tuple(replace(one, sides=sides.get(one.name)) for one in result.layers),
+        gpu=gpu_case(
+            measured,
+            context,
+            run.gpu_samples(measured.stored.id),
+            run.gpu_readings(case.device),
+            len(run.throttled(measured.stored.id)),
+            _gpu_clock(run, case.engine),
+        ),
+    )
+
+
+def _gpu_clock(run: RunFile, engine: str) -> str:
+    """What the engine's workers read the GPU's time from."""
+    told = (facts.get("gpu_clock") for name, _, facts in run.workers() if name == engine)
+    return next((clock for clock in told if clock), EVENTS)
 
 
 def _predicted(measured: Measured, context: Context, misfit: float | None) -> Estimate | None:

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from kernelprof.ceilings import Ceilings
-from kernelprof.engines import REFERENCE
-from kernelprof.plan import Group, Options, alone
+from kernelprof.plan import Group, Options, alone, reference
 from kernelprof.probes.primitive import Primitive
 from kernelprof.roofline import attainable
 
@@ -78,7 +77,7 @@ def least_s(primitive: Primitive, threads: int, options: Options, ceilings: Ceil
     return max(
         NO_WORK_S,
         sum(
-            attainable(primitive, pass_, ceilings.at(threads)).seconds
+            attainable(primitive, pass_, ceilings.at(threads, options.device)).seconds
             for mode in options.modes
             for pass_ in network.passes(network.layers[0], primitive, mode)
         ),
@@ -108,7 +107,7 @@ def _starts_s(options: Options, placements: int) -> float:
 
 
 def _engines(options: Options) -> int:
-    return len({*options.engines, REFERENCE})
+    return len({*options.engines, reference(options.device)})
 
 
 def spread(works_s: Sequence[float], costs_s: Sequence[float], budget_s: float) -> set[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kernelprof.ceilings import DRAM, Ceilings, PlacementCeilings
+from kernelprof.ceilings import DRAM, PlacementCeilings
 from kernelprof.measured import Measured, known_ceilings, load, reference_of
 from kernelprof.results import Estimate, PrimitiveResult, Ratio
 from kernelprof.roofline import attainable
@@ -33,7 +33,7 @@ def primitive_results(run: RunFile, primitive: str | None = None) -> Iterable[Pr
         for kernel in measured.kernels:
             seconds = None if kernel.failure else measured.kernel(kernel.place)
             if seconds is not None:
-                yield _primitive_result(measured, kernel, seconds, reference, known)
+                yield _primitive_result(measured, kernel, seconds, reference)
 
 
 def _primitive_result(
@@ -41,7 +41,6 @@ def _primitive_result(
     kernel: StoredKernel,
     seconds: Estimate,
     reference: Measured | None,
-    known: Ceilings | None,
 ) -> PrimitiveResult:
     case = measured.stored.case
     return PrimitiveResult(
@@ -54,7 +53,7 @@ def _primitive_result(
         passes=kernel.passes,
         seconds=seconds,
         speedup=_speedup(measured, kernel, reference) if reference else None,
-        ceiling_s=_ceiling_s(kernel, known.of(case.device, case.threads)) if known else None,
+        ceiling_s=_ceiling_s(kernel, measured.ceilings),
         flop=kernel.flop,
         least_bytes=kernel.least_bytes,
         cold_bytes=kernel.cold_bytes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 from kernelprof.engines import home
 from kernelprof.errors import KernelprofError
 from kernelprof.probes.device import CPU
-from kernelprof.units import counted
+from kernelprof.units import counted, rate
 
 SCHEMA = 1
+L2 = "L2"
 DRAM = "DRAM"
+CLOCK_TOLERANCE = 1.1  # the clock is measured too, at another moment
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,22 @@ AnyCeiling = TypeVar("AnyCeiling", FlopCeiling, BytesCeiling)
 
 @dataclass(frozen=True)
 class PlacementCeilings:
-    """The ceilings of a thread count on the CPUs that it is pinned to.
+    """The ceilings of a thread count on the CPUs that it is pinned to, or of a GPU (no CPUs).
 
     ``capacity_bytes`` is what the caches of each level that these CPUs share hold together, the
-    nearest first; beyond them lies the DRAM.
+    nearest first; beyond them lies the DRAM.  ``clock_hz`` is None where a GPU does not tell.
+    ``launch_s`` is what a GPU's shortest kernel takes, by how it is launched, and ``lacking`` are
+    types of numbers and levels of memory that no engine could measure there, with the reason.
     """
 
     cpus: tuple[int, ...]
     measured: str
-    clock_hz: Rate
+    clock_hz: Rate | None
     arithmetic: tuple[FlopCeiling, ...]
     memory: tuple[BytesCeiling, ...]
     capacity_bytes: Mapping[str, int]
+    launch_s: Mapping[str, float] = field(default_factory=dict)
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
     def flop_per_s(self, dtype: str, isa: str | None = None) -> float | None:
         """The highest rate that can be trusted, of all instruction sets or of one."""
@@ -88,6 +94,11 @@ class PlacementCeilings:
             if one.dtype == dtype and isa in (None, one.isa) and not one.doubts
         ]
         return max(found, default=None)
+
+    def in_tf32(self) -> PlacementCeilings:
+        """Those of an engine that may round the factors of its float32 products to TF32."""
+        rounded = [replace(one, dtype="float32") for one in self.arithmetic if one.dtype == "tf32"]
+        return replace(self, arithmetic=(*self.arithmetic, *rounded))
 
     def bytes_per_s(self, level: str) -> float | None:
         """The highest rate of any operation at this level.
@@ -106,17 +117,34 @@ class PlacementCeilings:
 
     def raised(self, other: PlacementCeilings) -> PlacementCeilings:
         """The higher of each rate: what was reached once can be reached."""
-        flop = {(one.isa, one.dtype): one for one in other.arithmetic}
-        moved = {(one.level, one.operation): one for one in other.memory}
+        arithmetic = _higher_of_each(
+            {(one.isa, one.dtype): one for one in self.arithmetic},
+            {(one.isa, one.dtype): one for one in other.arithmetic},
+        )
+        memory = _higher_of_each(
+            {(one.level, one.operation): one for one in self.memory},
+            {(one.level, one.operation): one for one in other.memory},
+        )
+        known = {*(one.dtype for one in arithmetic), *(one.level for one in memory)}
+        lacking = {**other.lacking, **self.lacking}
         return replace(
             self,
-            arithmetic=tuple(
-                _higher(one, flop.get((one.isa, one.dtype))) for one in self.arithmetic
-            ),
-            memory=tuple(
-                _higher(one, moved.get((one.level, one.operation))) for one in self.memory
-            ),
+            arithmetic=arithmetic,
+            memory=memory,
+            lacking={what: why for what, why in lacking.items() if what not in known},
+            launch_s={
+                how: min(both[how] for both in (self.launch_s, other.launch_s) if how in both)
+                for how in {**self.launch_s, **other.launch_s}
+            },
         )
+
+
+def _higher_of_each(
+    own: Mapping[Hashable, AnyCeiling], others: Mapping[Hashable, AnyCeiling]
+) -> tuple[AnyCeiling, ...]:
+    """The higher one where both have it, then what only the others have."""
+    higher = [_higher(one, others.get(key)) for key, one in own.items()]
+    return tuple(higher + [one for key, one in others.items() if key not in own])
 
 
 def _higher(one: AnyCeiling, other: AnyCeiling | None) -> AnyCeiling:
@@ -138,19 +166,24 @@ class Ceilings:
             return self.devices[device]
         return self.placements.get(threads) if device == CPU else None
 
-    def at(self, threads: int) -> PlacementCeilings:
-        """Those of a thread count.
+    def at(self, threads: int, device: str = CPU) -> PlacementCeilings:
+        """Those of a thread count on the CPU, or of a GPU.
 
         Raises:
             KernelprofError: they were not measured.
         """
-        if threads not in self.placements:
+        found = self.of(device, threads)
+        if found is None and device != CPU:
+            raise KernelprofError(
+                f"no ceilings of {device} were measured; run `kernelprof machine --device {device}`"
+            )
+        if found is None:
             known = ", ".join(map(str, sorted(self.placements))) or "none"
             raise KernelprofError(
                 f"no ceilings of {counted(threads, 'thread')} were measured, only of {known}; "
                 f"run `kernelprof machine --threads {threads}`"
             )
-        return self.placements[threads]
+        return found
 
     def raised(self, other: Ceilings) -> Ceilings:
         """With the higher rates of thread counts that both know on the same CPUs."""
@@ -169,9 +202,9 @@ class Ceilings:
         )
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """The highest rates by thread count, as reports show them."""
+        """The highest rates by thread count or GPU, as reports show them."""
         found: dict[str, dict[str, float]] = {}
-        for threads, known in sorted(self.placements.items()):
+        for name, known in [*sorted(self.placements.items()), *sorted(self.devices.items())]:
             rates = {
                 f"{dtype}_flop_per_s": known.flop_per_s(dtype)
                 for dtype in dict.fromkeys(one.dtype for one in known.arithmetic)
@@ -179,9 +212,9 @@ class Ceilings:
                 f"{level}_bytes_per_s": known.bytes_per_s(level)
                 for level in dict.fromkeys(one.level for one in known.memory)
             }
-            for name, rate in rates.items():
-                if rate is not None:
-                    found.setdefault(name, {})[str(threads)] = rate
+            for what, per_s in rates.items():
+                if per_s is not None:
+                    found.setdefault(what, {})[str(name)] = per_s
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -216,11 +249,20 @@ def _placement(stored: Mapping[str, Any]) -> PlacementCeilings:
     return PlacementCeilings(
         cpus=tuple(stored["cpus"]),
         measured=stored["measured"],
-        clock_hz=Rate(**stored["clock_hz"]),
+        clock_hz=Rate(**stored["clock_hz"]) if stored["clock_hz"] else None,
         arithmetic=tuple(FlopCeiling(**one) for one in arithmetic),
         memory=tuple(BytesCeiling(**one) for one in memory),
         capacity_bytes=dict(stored["capacity_bytes"]),
+        launch_s=dict(stored.get("launch_s", {})),
+        lacking=dict(stored.get("lacking", {})),
     )
+
+
+def implausible(flop_per_s: float, clock_hz: float, flop_per_cycle: int) -> Iterator[str]:
+    """What speaks against a rate: no core does more than that in a cycle of its clock."""
+    limit = clock_hz * flop_per_cycle
+    if flop_per_s > limit * CLOCK_TOLERANCE:
+        yield f"{rate(flop_per_s)} are more than {flop_per_cycle} flop per cycle, {rate(limit)}"
 
 
 def kept_in(fingerprint: str) -> Path:

@@ -14,13 +14,16 @@ import typer
 from kernelprof import (
     __version__,
     cli_bench,
+    cli_compare,
     cli_diagnose,
     cli_doctor,
     cli_engines,
+    cli_machine,
     cli_measure,
     cli_nsys,
     cli_predict,
     cli_scale,
+    cli_selfcheck,
     network_sources,
     runner,
 )
@@ -28,14 +31,12 @@ from kernelprof.analysis import results
 from kernelprof.console import err, out
 from kernelprof.errors import KernelprofError, UsageError
 from kernelprof.export import EXPORTS, export
-from kernelprof.machine import this_machine, usable_cpus
-from kernelprof.measure import sole_measurement
+from kernelprof.probes.device import CPU
 from kernelprof.probes.network import INFER, TRAIN
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.probes.primitive import WARM
 from kernelprof.reports import FORMATS
 from kernelprof.reports.decomposition import decompose, networks_table
-from kernelprof.reports.machine import machine_json, machine_tables
 from kernelprof.reports.text import render
 from kernelprof.results import Results
 from kernelprof.runfile import RunFile
@@ -177,7 +178,7 @@ def run(
     dim: Annotated[
         list[str] | None, typer.Option(help="A size that an ONNX file leaves open: NAME=VALUE.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Only cpu so far.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, or a GPU: cuda:0.")] = CPU,
     env: Annotated[
         list[str] | None, typer.Option(help="A variable for one engine: ENGINE:NAME=VALUE.")
     ] = None,
@@ -200,8 +201,6 @@ def run(
 
     Example: kernelprof run alexnet-s --engine torch,numpy --threads 1,2 --quick -o a.kprof
     """
-    if device != "cpu":
-        raise UsageError(f"unknown device {device!r}; known: cpu")
     options = None
     if not cli_measure.carries_on(context, output):
         options = runner.choose(
@@ -218,6 +217,7 @@ def run(
             cache=cache,
             processes=processes,
             dims=dim or [],
+            device=device,
         )
     if context.obj is cli_measure.JUDGE_ONLY:
         return
@@ -230,6 +230,8 @@ app.command()(cli_bench.bench)
 app.command()(cli_predict.predict)
 app.command()(cli_diagnose.diagnose)
 app.command()(cli_scale.scale)
+app.command("compare")(cli_compare.compare_command)
+app.command()(cli_selfcheck.selfcheck)
 
 
 @app.command()
@@ -247,10 +249,7 @@ def report(
     """
     if format_ not in FORMATS:
         raise UsageError(f"unknown format {format_!r}; known: {', '.join(FORMATS)}")
-    file = RunFile.open(run)
-    if cli_measure.is_of_bench(file) and (charts is not None or format_ == "html"):
-        raise UsageError(f"{run} holds a bench, which has no page or charts; take text or json")
-    found = results(file)
+    found = results(RunFile.open(run))
     if charts is not None:
         _save_charts(found, charts)
         return
@@ -262,7 +261,7 @@ def report(
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         return
     try:
-        output.write_text(text)
+        output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}") from error
     err.print(f"wrote {output}", soft_wrap=True)
@@ -300,28 +299,7 @@ def export_command(
     err.print(f"wrote {output}", soft_wrap=True)
 
 
-@app.command("machine")
-def machine_command(
-    threads: Annotated[str | None, typer.Option(help="1,2; default: one, and all CPUs.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Measure what is known anew.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
-) -> None:
-    """Show how this machine is built, and measure what it cannot exceed.
-
-    What was measured is kept, by machine and thread count.
-
-    Example: kernelprof machine --threads 1,2
-    """
-    from kernelprof.saturation import ceilings  # loads a compiler: slow, and rarely needed
-
-    machine = this_machine()
-    counts = runner.numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
-    with sole_measurement(), cli_measure.progress() as step:
-        known = ceilings(machine, counts, again, step)
-    if as_json:
-        _print_json(machine_json(machine, known))
-    else:
-        out.print(machine_tables(machine, known))
+app.command()(cli_machine.machine)
 
 
 def _print_json(value: object) -> None:

@@ -15,6 +15,7 @@ from kernelprof.console import err
 from kernelprof.deepbench import PARTS, problem_set
 from kernelprof.errors import UsageError
 from kernelprof.plan import Options, alone
+from kernelprof.probes.device import CPU
 from kernelprof.probes.network import INFER
 from kernelprof.probes.primitive import WARM, Primitive
 from kernelprof.probes.primitives import PRIMITIVES
@@ -50,6 +51,7 @@ def bench(
     threads: Annotated[str | None, typer.Option(help="1,2; default: one, and all CPUs.")] = None,
     cpus: Annotated[str | None, typer.Option(help="CPU ids to pin to, in this order.")] = None,
     mode: Annotated[str, typer.Option(help="infer: forward; train: backward too.")] = INFER,
+    device: Annotated[str, typer.Option(help="cpu, or a GPU: cuda:0.")] = CPU,
     env: Annotated[
         list[str] | None, typer.Option(help="A variable for one engine: ENGINE:NAME=VALUE.")
     ] = None,
@@ -67,7 +69,8 @@ def bench(
     """Time primitives by themselves: in engines, and in the reference kernels.
 
     A SIZE says, of gemm: MxNxK, then :NT, :TN or :TT where A or B are
-    stored transposed.  Of batched_gemm: BATCHxMxNxK, then the same.
+    stored transposed, then :fp16, :bf16 or :tf32 for products in those.
+    Of batched_gemm: BATCHxMxNxK, then :NT, :TN or :TT.
 
     Of conv2d: BATCHxCHANNELSxHEIGHTxWIDTH:FILTERS, then k KERNEL, s STRIDE,
     p PADDING, d DILATION, g GROUPS: 16x96x27x27:256k5s1p2.
@@ -95,6 +98,7 @@ def bench(
             variables=env or [],
             cache=cache,
             processes=processes,
+            device=device,
         )
         wanted = _wanted(primitive, [*(size or []), *(fields or [])], file, set_)
         asked = replace(asked, keeps_budget=budget is not None)

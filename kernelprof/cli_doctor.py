@@ -18,6 +18,7 @@ from kernelprof.errors import UsageError
 from kernelprof.fitness import BLOCK, Fitness, Started
 from kernelprof.machine import this_machine
 from kernelprof.measure import sole_measurement
+from kernelprof.probes.device import CPU
 from kernelprof.reports.doctor import doctor_json, doctor_verdict, fitness_table, starts_table
 from kernelprof.worker_checks import nodes_of, start, worker_checks
 
@@ -26,6 +27,7 @@ def doctor(
     engine: Annotated[str | None, typer.Option(help="torch,numpy; default: all installed.")] = None,
     threads: Annotated[str | None, typer.Option(help="1,2; default: one, and all CPUs.")] = None,
     cpus: Annotated[str | None, typer.Option(help="CPU ids to pin to, in this order.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or a GPU: cuda:0.")] = CPU,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
     """Is this machine fit to measure?  Which engines work?
@@ -35,7 +37,7 @@ def doctor(
 
     Example: kernelprof doctor --engine torch,numpy --threads 1,2
     """
-    options = runner.choose(engines=engine, threads=threads, cpus=cpus)
+    options = runner.choose(engines=engine, threads=threads, cpus=cpus, device=device)
     environments = {name: _installed(name) for name in options.engines}
     others = other_runs()
     machine = Fitness((others, *examine(options)))
@@ -44,7 +46,7 @@ def doctor(
     # Where another one measures, engines that start would cost it time.
     is_free = others.outcome != BLOCK
     with sole_measurement() if is_free else nullcontext():
-        started = list(_start(environments, options.placements)) if is_free else []
+        started = list(_start(environments, options.placements, device)) if is_free else []
     nodes = nodes_of(this_machine().to_json())
     workers = Fitness(tuple(worker_checks(started, nodes)))
     fitness = Fitness((*machine.checks, *workers.checks))
@@ -67,14 +69,14 @@ def _installed(name: str) -> Environment:
 
 
 def _start(
-    environments: Mapping[str, Environment], placements: Collection[tuple[int, ...]]
+    environments: Mapping[str, Environment], placements: Collection[tuple[int, ...]], device: str
 ) -> Iterator[Started]:
     """Start each engine at each placement, one after another."""
     wanted = [(found, placed) for found in environments.values() for placed in placements]
     with cli_measure.progress() as step:
         for done, (found, placed) in enumerate(wanted):
             step(f"starting {found.engine}", done / len(wanted))
-            yield start(found, placed)
+            yield start(found, placed, device)
 
 
 def _print(workers: Fitness, started: list[Started]) -> None:

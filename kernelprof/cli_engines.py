@@ -13,11 +13,22 @@ from rich.progress import Progress, TaskID, TextColumn
 
 from kernelprof.console import err, out
 from kernelprof.enginecheck import check
-from kernelprof.engines import ENGINES, configured, environment, installed, known
+from kernelprof.engines import (
+    ENGINES,
+    GPU_ONLY,
+    computing_on,
+    configured,
+    environment,
+    installed,
+    known,
+)
 from kernelprof.errors import KernelprofError, UsageError
+from kernelprof.gpu.devices import gpus
 from kernelprof.install import install, remove
 from kernelprof.machine import usable_cpus
+from kernelprof.probes.device import CPU
 from kernelprof.reports.checks import checks_table
+from kernelprof.runner import card_of
 
 app = typer.Typer(help="The engines: what is installed, and how to get the rest.")
 
@@ -34,7 +45,7 @@ def list_() -> None:
         where = found.where if found else f"not installed: `kernelprof engines install {name}`"
         title = ENGINES[name].title if name in ENGINES else "yours"
         note = " (engines.toml)" if name in own else ""
-        out.print(f"{name:<12} {title:<32} {where}{note}", soft_wrap=True)
+        out.print(f"{name:<12} {title:<36} {where}{note}", soft_wrap=True)
 
 
 @app.command("install")
@@ -42,13 +53,13 @@ def install_(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME...", help="See `engines list`.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every engine that is known.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every engine that can run here.")] = False,
 ) -> None:
     """Make the environments of engines; what is there already stays.
 
     Example: kernelprof engines install --all
     """
-    chosen = list(ENGINES) if every else list(dict.fromkeys(names or []))
+    chosen = _of_this_machine() if every else list(dict.fromkeys(names or []))
     if not chosen:
         raise UsageError("name the engines to install, or say --all; known: " + ", ".join(known()))
     for name in chosen:
@@ -56,6 +67,11 @@ def install_(
     failed = [name for name, error in _install_together(chosen) if error is not None]
     if failed:
         raise KernelprofError(f"not installed: {', '.join(failed)}; the reasons stand above")
+
+
+def _of_this_machine() -> list[str]:
+    """The engines that kernelprof knows, without those for a GPU where there is none."""
+    return [name for name in ENGINES if name not in GPU_ONLY or gpus()]
 
 
 def _install_together(names: list[str]) -> Iterator[tuple[str, KernelprofError | None]]:
@@ -105,12 +121,14 @@ def check_(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all installed.")
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or a GPU: cuda:0.")] = CPU,
 ) -> None:
     """Start each engine and run every primitive once against the oracle.
 
-    Example: kernelprof engines check torch
+    Example: kernelprof engines check torch --device cuda:0
     """
-    chosen = names or installed()
+    card_of(device)
+    chosen = names or computing_on(device)
     environments = {name: environment(name) for name in chosen}
     for name, found in environments.items():
         if found is None:
@@ -119,7 +137,7 @@ def check_(
     for name, found in environments.items():
         assert found is not None
         with err.status(f"{name}: checking"):
-            checks.append(check(found, usable_cpus()[:1]))
+            checks.append(check(found, usable_cpus()[:1], device))
     out.print(checks_table(checks))
     for failed in checks:
         for what, why in failed.failures.items():
@@ -132,7 +150,7 @@ def check_(
 
 def tell_missing() -> None:
     """Name the engines that are not installed, and how to get them."""
-    missing = [name for name in ENGINES if name not in installed()]
+    missing = [name for name in _of_this_machine() if name not in installed()]
     if missing:
         err.print(
             f"not installed: {', '.join(missing)}; "

@@ -23,10 +23,13 @@ from kernelprof.console import err, out
 from kernelprof.doctor import examine, other_runs
 from kernelprof.errors import KernelprofError
 from kernelprof.fitness import BLOCK, Fitness
+from kernelprof.gpu import ceilings as gpu_ceilings
+from kernelprof.gpu.devices import required
 from kernelprof.machine import this_machine
 from kernelprof.measure import Report, sole_measurement
 from kernelprof.measured import REFUSED
 from kernelprof.plan import Group, Options
+from kernelprof.probes.device import CPU
 from kernelprof.reports.bench import bench_header, bench_verdict, finding_line, primitive_line
 from kernelprof.reports.doctor import check_line, fitness_sentences
 from kernelprof.reports.lines import case_header, case_line, failure_line
@@ -106,15 +109,14 @@ def _tell(fitness: Fitness) -> None:
 
 
 def _measure_all(file: RunFile, options: Options) -> None:
-    counts = sorted({len(cpus) for cpus in options.placements})
-    if options.primitives or _are_known(counts):
-        _record_ceilings(file, counts)
+    if options.primitives or _are_known(options):
+        _record_ceilings(file, options)
     with progress() as step:
         runner.measure(file, options, Report(step, _printer(file)))
-    _record_ceilings(file, counts)  # last: the first result of a network must not wait for it
+    _record_ceilings(file, options)  # last: the first result of a network must not wait for it
     if any(failure.kind in REFUSED for failure in failures(file)):
         err.print("something was faster than this machine's ceilings: they are measured once more")
-        _raise_ceilings(file, counts)
+        file.record("ceilings", _raised(options).to_json())
 
 
 def is_of_bench(file: RunFile) -> bool:
@@ -122,8 +124,20 @@ def is_of_bench(file: RunFile) -> bool:
     return bool(file.meta("options").get("primitives"))
 
 
-def _are_known(counts: list[int]) -> bool:
-    return set(counts) <= set(load(this_machine().fingerprint).placements)
+def _counts(options: Options) -> list[int]:
+    return sorted({len(cpus) for cpus in options.placements})
+
+
+def _kept(options: Options) -> Ceilings:
+    """What was measured before: of the machine, or of the GPU that is asked for."""
+    if options.device == CPU:
+        return load(this_machine().fingerprint)
+    return gpu_ceilings.kept(this_machine(), required(options.device))
+
+
+def _are_known(options: Options) -> bool:
+    known = _kept(options)
+    return all(known.of(options.device, threads) is not None for threads in _counts(options))
 
 
 def machine_ceilings(options: Options, force: bool) -> Ceilings:
@@ -132,37 +146,48 @@ def machine_ceilings(options: Options, force: bool) -> Ceilings:
     Raises:
         KernelprofError: they are not known, and the machine is not fit to measure them.
     """
-    counts = sorted({len(cpus) for cpus in options.placements})
-    if _are_known(counts):
-        return load(this_machine().fingerprint)
+    if _are_known(options):
+        return _kept(options)
     fitness = Fitness(tuple(examine(options)))
     if fitness.blocks and not force:
         _tell(fitness)
         raise KernelprofError(NOT_FIT)
     err.print("measuring what this machine cannot exceed: once, and beside the budget")
     with sole_measurement():
-        return _ceilings(counts)
+        return _ceilings(options)
 
 
-def _ceilings(counts: list[int]) -> Ceilings:
-    """What the machine cannot exceed with so many threads, measured unless it is known."""
-    from kernelprof.saturation import ceilings  # loads a compiler: slow, and mostly not needed
-
+def _ceilings(options: Options) -> Ceilings:
+    """What the machine or its GPU cannot exceed, measured unless it is known."""
     with progress() as step:
-        return ceilings(this_machine(), counts, tell=step)
+        if options.device != CPU:
+            return gpu_ceilings.ceilings(this_machine(), required(options.device), step)
+        from kernelprof.saturation import ceilings  # loads a compiler: slow, and mostly not needed
+
+        return ceilings(this_machine(), _counts(options), tell=step)
 
 
-def _record_ceilings(file: RunFile, counts: list[int]) -> None:
-    if file.meta("ceilings") is None:
-        file.record("ceilings", _ceilings(counts).to_json())
+def _record_ceilings(file: RunFile, options: Options) -> None:
+    """Of a GPU there may be none: the engines that measure them may not be installed."""
+    if file.meta("ceilings") is not None:
+        return
+    try:
+        file.record("ceilings", _ceilings(options).to_json())
+    except KernelprofError as error:
+        if options.device == CPU:
+            raise
+        err.print(f"{error}", markup=False, soft_wrap=True)
 
 
-def _raise_ceilings(file: RunFile, counts: list[int]) -> None:
+def _raised(options: Options) -> Ceilings:
     """Noise may have kept the ceilings low; what is still above them then is refused."""
-    from kernelprof.saturation import raise_ceilings  # loads a compiler: slow, rarely needed
-
     with progress() as step:
-        file.record("ceilings", raise_ceilings(this_machine(), counts, step).to_json())
+        if options.device != CPU:
+            card = required(options.device)
+            return gpu_ceilings.raise_ceilings(this_machine(), card, step)
+        from kernelprof.saturation import raise_ceilings  # loads a compiler: slow, rarely needed
+
+        return raise_ceilings(this_machine(), _counts(options), step)
 
 
 @contextmanager
@@ -222,6 +247,8 @@ def _conclude(file: RunFile) -> None:
     found = results(file)
     is_bench = is_of_bench(file)
     _tell(worker_fitness(file))
+    if file.meta("watch_failure"):
+        err.print(f"the GPU was not watched to the end: {file.meta('watch_failure')}", markup=False)
     out.print()
     if is_bench:
         for sentence in [bench_verdict(found), *fitness_sentences(found)]:

@@ -3,6 +3,9 @@
 A kernel called by itself pays for its call, an engine fuses some layers into the ones before them,
 and copies what it would otherwise overwrite while it is still read.  Each of that is learned from
 the chain that shows it most (``kernelprof.chains``), never from a network that is predicted.
+
+On a GPU calling costs the CPU, and fusing and copying change what the GPU does; what both sides
+make of it together is a queue (``kernelprof.gpu.queue``).
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from kernelprof.chains import (
     TO_BE_PREDICTED,
 )
 from kernelprof.disturbance import WHOLE, Rounds
+from kernelprof.gpu.handover import HandOver, HandOvers, both_sides
+from kernelprof.gpu.queue import Call
 from kernelprof.prediction import CallCost, call_cost, has_kernels, kernels_ns
 from kernelprof.probes.decompose import Kernel
 from kernelprof.probes.primitive import BACKWARD_DATA, FORWARD, UPDATE
@@ -63,36 +68,61 @@ LEAST_ROUNDS = 5  # of a chain, to learn from it
 
 @dataclass(frozen=True)
 class ChainSamples:
-    """A chain that was measured in one engine, placement and mode."""
+    """A chain that was measured in one engine, placement and mode; on a GPU with its two sides."""
 
     name: str
     kernels: Sequence[StoredKernel]
     rounds: Rounds
+    hand_overs: HandOvers = field(default_factory=dict)
+
+    @property
+    def calling(self) -> Rounds:
+        """The times that show what calling costs: on a GPU the CPU's, of the same samples."""
+        if not self.hand_overs:
+            return self.rounds
+        return {
+            round_: {place: self.hand_overs[round_].host_ns.get(place, 0.0) for place in sample}
+            for round_, sample in self.rounds.items()
+            if round_ in self.hand_overs
+        }
 
     def beyond_ns(self, context: Context) -> list[float]:
         """What the chain takes in each round beyond what its context foretells."""
         return [
-            sample[WHOLE] - kernels_ns(sample) - context.ns(self.kernels, sample)
-            for sample in self._complete()
+            sample[WHOLE]
+            - kernels_ns(sample)
+            - context.ns(self.kernels, sample, self.hand_overs.get(round_))
+            for round_, sample in self._complete().items()
         ]
+
+    def shows_kernels(self, context: Context) -> bool:
+        """Whether its time is that of its kernels; on a GPU they may hide behind the CPU."""
+        calls = [
+            context.call(self.kernels, sample, self.hand_overs[round_])
+            for round_, sample in self._complete().items()
+            if round_ in self.hand_overs
+        ]
+        ahead_ns = [call.device_sum_ns - call.host_sum_ns for call in calls]
+        return not ahead_ns or float(np.median(ahead_ns)) >= 0
 
     def trait_ns(self, trait: str) -> float:
         """What the kernels of a trait take by themselves."""
         places = [place for place, found in traits(self.kernels) if found == trait]
-        sums = [sum(sample.get(p, 0.0) for p in places) for sample in self._complete()]
+        complete = self._complete().values()
+        sums = [sum(sample.get(p, 0.0) for p in places) for sample in complete]
         return float(np.median(sums)) if sums else 0.0
 
     def whole_ns(self) -> float:
         """The median of the whole chain."""
-        return float(np.median([sample[WHOLE] for sample in self._complete()]))
+        return float(np.median([sample[WHOLE] for sample in self._complete().values()]))
 
     @property
     def is_known(self) -> bool:
         """Whether there are rounds enough to learn from."""
         return len(self._complete()) >= LEAST_ROUNDS
 
-    def _complete(self) -> list[Mapping[int, float]]:
-        return [s for s in self.rounds.values() if WHOLE in s and has_kernels(s)]
+    def _complete(self) -> Rounds:
+        return {r: s for r, s in self.rounds.items() if WHOLE in s and has_kernels(s)}
 
 
 @dataclass(frozen=True)
@@ -102,9 +132,33 @@ class Context:
     calls: CallCost = field(default_factory=CallCost)
     traits: Mapping[str, Trait] = field(default_factory=dict)
 
-    def ns(self, kernels: Sequence[StoredKernel | Kernel], sample: Mapping[int, float]) -> float:
-        """What comes to the kernels of one call, each of which takes as long as it did."""
-        return self.calls.ns(kinds(kernels)) + sum(self.trait_ns(kernels, sample).values())
+    def ns(
+        self,
+        kernels: Sequence[StoredKernel | Kernel],
+        sample: Mapping[int, float],
+        hand_over: HandOver | None = None,
+    ) -> float:
+        """What comes to the kernels of one call, each of which takes as long as it did.
+
+        On a GPU, where the CPU hands them over, that is the time in which it waits for the CPU.
+        """
+        if hand_over is None:
+            return self.calls.ns(kinds(kernels)) + sum(self.trait_ns(kernels, sample).values())
+        finished_ns = self.call(kernels, sample, hand_over).finished_ns(hand_over.calls)
+        return finished_ns / hand_over.calls - kernels_ns(sample)
+
+    def call(
+        self,
+        kernels: Sequence[StoredKernel | Kernel],
+        sample: Mapping[int, float],
+        hand_over: HandOver,
+    ) -> Call:
+        """Both sides of a call on a GPU; a kernel that was not measured takes the GPU no time."""
+        shares = {p: self.traits[name].share for p, name in traits(kernels) if name in self.traits}
+        device_ns = [
+            sample.get(place, 0.0) * (1 + shares.get(place, 0.0)) for place in range(len(kernels))
+        ]
+        return both_sides(kinds(kernels), device_ns, hand_over, self.calls)
 
     def trait_ns(
         self, kernels: Sequence[StoredKernel | Kernel], sample: Mapping[int, float]
@@ -149,13 +203,16 @@ def learned(chains: Iterable[ChainSamples]) -> Context:
     """What the chains of an engine at one placement and in one mode tell."""
     known = {chain.name: chain for chain in chains}
     tiny = [chain for name, chain in known.items() if name.startswith(CALLS)]
-    plain = Context(call_cost([(kinds(chain.kernels), chain.rounds) for chain in tiny]))
+    plain = Context(call_cost([(kinds(chain.kernels), chain.calling) for chain in tiny]))
     context = plain
     for name, (shows, lacks, least, most) in SHOWN_BY.items():
         chain = known.get(shows)
         if chain is None or not chain.is_known or not chain.trait_ns(name):
             continue
-        trait = _trait(name, chain, known.get(lacks), context)
+        without = known.get(lacks)
+        if not all(one.shows_kernels(context) for one in (chain, without) if one is not None):
+            continue
+        trait = _trait(name, chain, without, context)
         if trait.is_clear and 2 * least <= trait.share <= most:
             trait = replace(trait, share=max(trait.share, least))
             context = Context(plain.calls, {**context.traits, name: trait})

@@ -10,10 +10,13 @@ from pathlib import Path
 from kernelprof import cgroups, timekeeping, topology
 from kernelprof.errors import UsageError
 from kernelprof.fitness import BLOCK, PASS, WARN, Check
+from kernelprof.gpu import fitness as gpu_fitness
+from kernelprof.gpu import memory as gpu_memory
 from kernelprof.load import Load, Reading, load_between
 from kernelprof.machine import available_bytes
 from kernelprof.measure import sole_measurement, together_bytes
 from kernelprof.plan import Options, needed_bytes, planned
+from kernelprof.probes.device import CPU
 from kernelprof.timekeeping import Clock, Moment
 from kernelprof.topology import ROOT, listed
 from kernelprof.units import counted, duration, magnitude, size
@@ -43,9 +46,11 @@ def examine(options: Options, root: Path = ROOT) -> Iterator[Check]:
     yield frequency(root)
     yield busy(load, cpus)
     yield steal(load, cpus)
-    yield memory(available_bytes(root), needs(options))
+    yield from memories(options, root)
     yield clock(cpus if pinned.outcome == PASS else [], drift)
     yield clock_source(root)
+    if options.device != CPU:
+        yield from gpu_fitness.examine(options.device)
 
 
 def _watch(root: Path) -> tuple[Load, float]:
@@ -216,9 +221,18 @@ def needs(options: Options) -> dict[str, int]:
     }
 
 
-def memory(free_bytes: int, needed: Mapping[str, int]) -> Check:
+def memories(options: Options, root: Path = ROOT) -> Iterator[Check]:
+    """Whether what shall be measured fits in memory: that of the device, which is what fills."""
+    if options.device == CPU:
+        yield memory(available_bytes(root), needs(options))
+        return
+    free_bytes = gpu_memory.free_bytes(options.device)
+    if free_bytes is not None:
+        yield memory(free_bytes, needs(options), "GPU memory")
+
+
+def memory(free_bytes: int, needed: Mapping[str, int], name: str = "memory") -> Check:
     """Whether what shall be measured fits."""
-    name = "memory"
     too_big = {what: most for what, most in needed.items() if most > free_bytes}
     free = f"{size(free_bytes)} are free"
     if not too_big:

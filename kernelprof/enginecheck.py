@@ -7,6 +7,7 @@ from kernelprof.errors import WorkerError
 from kernelprof.launch import Worker
 from kernelprof.probes.attention import LayerNorm, Scale, Softmax, Transpose
 from kernelprof.probes.compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
+from kernelprof.probes.device import CPU
 from kernelprof.probes.memory_bound import (
     Activation,
     Add,
@@ -51,11 +52,14 @@ SPECIMENS: tuple[Primitive, ...] = (
 )
 
 
-def check(environment: Environment, cpus: tuple[int, ...]) -> EngineCheck:
-    """Start the engine on these CPUs and hold each specimen, in every pass, against the oracle."""
+def check(environment: Environment, cpus: tuple[int, ...], device: str = CPU) -> EngineCheck:
+    """Start the engine on a device and hold each specimen, in every pass, against the oracle.
+
+    ``cpus`` are those that it computes on, or hands the GPU its work from.
+    """
     result = EngineCheck(environment.engine)
     try:
-        worker = Worker(environment, cpus)
+        worker = Worker(environment, cpus, device=device)
     except WorkerError as error:
         result.failures["start"] = error.reason
         return result

@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import platformdirs
 
 from kernelprof import debian
 from kernelprof.errors import UsageError
+from kernelprof.probes.device import CPU
 
 NVTX = (
     "nvtx==0.2.11"  # the newest that both the nsys of Debian 12 (2022.4) and current ones capture
@@ -95,6 +97,13 @@ ENGINES = {
         "JAX",
         VirtualEnvironment(("jax==0.10.2", "jaxlib==0.10.2", "numpy==2.4.6", NVTX), 1 * GB),
     ),
+    "cupy": EngineSpec(
+        "cupy",
+        "CuPy, the reference kernels on a GPU",
+        VirtualEnvironment(
+            ("cupy-cuda13x[ctk]==14.2.0", "ml_dtypes==0.6.0", "numpy==2.4.6", NVTX), 3 * GB
+        ),
+    ),
     "mxnet": EngineSpec(
         "mxnet",
         "Apache MXNet",
@@ -124,6 +133,10 @@ ENGINES = {
     ),
 }
 REFERENCE = "numpy"
+CPU_ONLY = ("numpy", "caffe", "cntk")
+GPU_ONLY = ("cupy",)
+# A GPU node often has these beside kernelprof, in builds for its driver, and no network.
+OF_HOST = ("torch", "cupy", "jax")
 
 
 @dataclass(frozen=True)
@@ -203,8 +216,16 @@ def installed() -> list[str]:
     return [name for name in known() if environment(name) is not None]
 
 
+def computing_on(device: str) -> list[str]:
+    """The names of the installed engines, without those that never compute on this device."""
+    never = GPU_ONLY if device == CPU else CPU_ONLY
+    return [name for name in installed() if name not in never]
+
+
 def environment(name: str) -> Environment | None:
     """How to start this engine, or None where it is not installed.
+
+    What was made for it comes before what kernelprof's own interpreter can import.
 
     Raises:
         UsageError: no engine of this name is known.
@@ -217,7 +238,11 @@ def environment(name: str) -> Environment | None:
     spec = ENGINES[name]
     if isinstance(spec.kind, HostPython):
         return Environment(name, sys.executable, name)
-    return made_environment(name, spec.kind) if is_complete(spec) else None
+    if is_complete(spec):
+        return made_environment(name, spec.kind)
+    if name in OF_HOST and find_spec(name) is not None:
+        return Environment(name, sys.executable, name)
+    return None
 
 
 def made_environment(name: str, kind: VirtualEnvironment | DebianRoot) -> Environment:

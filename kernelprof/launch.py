@@ -1,4 +1,4 @@
-"""Start workers and talk to them: one fresh process per engine and placement."""
+"""Start workers and talk to them: one fresh process per engine, device and placement."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from kernelprof.debian import TOOL_VARIABLE
 from kernelprof.engines import Environment, home
 from kernelprof.errors import WorkerError
 from kernelprof.probes import boot
+from kernelprof.probes.device import CPU, number_of
 from kernelprof.probes.wire import Channel, Message
 from kernelprof.python27 import TranslationError, write_package
 
 START_TIMEOUT_S = 180.0
 HAND_OVER_S = 3.0
 STDERR_TAIL_LINES = 12
+CRASH = "crash"
 Variables = Mapping[str, str | None]  # of the environment; None takes one out of it
 SIGNALLED = 128  # plus the signal's number is the exit status of what a signal ended
 
@@ -44,6 +46,15 @@ FIXED_VARIABLES = {
     "TF_NUM_INTEROP_THREADS": "1",
     "MXNET_CPU_WORKER_NTHREADS": "1",
 }
+# So that no engine takes a GPU along, or waits for one.
+CPU_VARIABLES = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+# Several engines share the card: none may take all of its memory at its start.
+GPU_VARIABLES = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver counts, and the user
+    "JAX_PLATFORMS": None,
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
 # What a user's shell may hold that would change how threads are placed or how ranges are taken.
 DROPPED_VARIABLES = (
     "GOMP_CPU_AFFINITY",
@@ -65,16 +76,19 @@ class Worker:
         environment: Environment,
         cpus: tuple[int, ...],
         variables: Variables | None = None,
+        device: str = CPU,
     ) -> None:
         """Start the process on the given CPUs, as many threads as CPUs in every pool.
 
-        ``variables`` come on top of those of the environment.
+        ``variables`` come on top of those of the environment.  A GPU is the only one that the
+        process sees, so that it has the number 0 there.
 
         Raises:
-            WorkerError: it did not start, or its engine is not there.
+            WorkerError: it did not start, or its engine or the device is not there.
         """
         self.environment = environment
         self.cpus = cpus
+        self.device = device
         command = environment.command(_boot(environment))
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
         own = {**environment.variables, **(variables or {})}
@@ -95,8 +109,11 @@ class Worker:
             # The child inherits the affinity, so it holds before its first instruction.
             os.sched_setaffinity(0, self.cpus)
             process = subprocess.Popen(
-                [*command, self.environment.adapter, str(requests_read), str(answers_write)],
-                env=worker_environment(len(self.cpus), variables),
+                [
+                    *(*command, self.environment.adapter, self.device),
+                    *(str(requests_read), str(answers_write)),
+                ],
+                env=worker_environment(len(self.cpus), variables, self.device),
                 pass_fds=(requests_read, answers_write),
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
@@ -166,7 +183,10 @@ class Worker:
         if answer is None:
             raise self._crashed()
         if "failure" in answer:
-            raise WorkerError(answer["failure"]["kind"], answer["failure"]["reason"])
+            failure = WorkerError(answer["failure"]["kind"], answer["failure"]["reason"])
+            if failure.kind == CRASH:  # these were its last words
+                self.close()
+            raise failure
         result: Message = answer["ok"]
         return result
 
@@ -178,7 +198,7 @@ class Worker:
         if status < 0:
             how = f"signal {signal.Signals(-status).name}"
         tail = self.stderr_tail()
-        return WorkerError("crash", f"the worker ended with {how}" + (f": {tail}" if tail else ""))
+        return WorkerError(CRASH, f"the worker ended with {how}" + (f": {tail}" if tail else ""))
 
     def printed(self) -> str:
         """All that the worker or its engine printed; it goes on printing at the end of it."""
@@ -228,9 +248,17 @@ def misplacement(facts: Message, cpus: tuple[int, ...], pool: int | None) -> str
     return None
 
 
-def worker_environment(threads: int, variables: Variables) -> dict[str, str]:
+def worker_environment(threads: int, variables: Variables, device: str = CPU) -> dict[str, str]:
     """The host's environment with every pool set to ``threads``, then the engine's variables."""
     environment = {k: v for k, v in os.environ.items() if k not in DROPPED_VARIABLES}
     environment.update(dict.fromkeys(POOL_VARIABLES, str(threads)))
-    wanted = {**environment, **FIXED_VARIABLES, **variables}
+    wanted = {**environment, **FIXED_VARIABLES, **device_variables(device), **variables}
     return {name: value for name, value in wanted.items() if value is not None}
+
+
+def device_variables(device: str) -> Variables:
+    """The variables by which a process sees one GPU, or none."""
+    number = number_of(device)
+    if number is None:
+        return CPU_VARIABLES
+    return {**GPU_VARIABLES, "CUDA_VISIBLE_DEVICES": str(number)}

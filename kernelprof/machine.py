@@ -16,6 +16,8 @@ import psutil
 
 from kernelprof import cgroups, topology
 from kernelprof.errors import UsageError
+from kernelprof.gpu.devices import GpuDevice, required
+from kernelprof.probes.device import CPU
 from kernelprof.topology import ROOT, Cache, Frequency, Node, listed
 
 VECTOR_FLAGS = (
@@ -128,6 +130,21 @@ def this_machine(root: Path = ROOT) -> Machine:
         hypervisor="hypervisor" in flags,
         system=f"{platform.system()} {platform.release()}",
     )
+
+
+def fingerprint_with(machine: Machine, card: GpuDevice) -> str:
+    """A short name of a machine and the card that it computes on: both must agree."""
+    return f"{machine.fingerprint}-{card.fingerprint}"
+
+
+def machine_facts(device: str = CPU) -> dict[str, Any]:
+    """What is recorded of this machine by what computes on a device: with the card, if it is a GPU.
+
+    Raises:
+        KernelprofError: the GPU cannot be used.
+    """
+    facts = this_machine().to_json()
+    return facts if device == CPU else {**facts, "gpus": {device: required(device).to_json()}}
 
 
 def _cpuinfo(key: str, root: Path) -> str:

@@ -15,16 +15,21 @@ from kernelprof.bench import Pace
 from kernelprof.disturbance import quiet
 from kernelprof.engines import Environment
 from kernelprof.errors import UsageError, WorkerError
+from kernelprof.gpu import memory
+from kernelprof.gpu.watch import Watch
 from kernelprof.launch import POOL_VARIABLES, Worker, misplacement
 from kernelprof.machine import available_bytes, caches_bytes
 from kernelprof.measured import known_to
 from kernelprof.plan import Case, Group, Options, needed_bytes, weight
+from kernelprof.probes.device import CPU
 from kernelprof.probes.primitive import WARM
 from kernelprof.probes.wire import Message
 from kernelprof.runfile import RunFile
 
 DEADLY = ("crash", "timeout")  # the kinds of failure after which a worker is gone
-MENDABLE = ("memory", "no_engine")  # those that may be gone when a run is carried on with
+MEMORY = "memory"
+NO_DEVICE = "no_device"
+MENDABLE = (MEMORY, NO_DEVICE, "no_engine")  # those that may be gone when a run is carried on with
 WARM_UP_S = 1.0  # per case at most, beyond the calls that it takes at least
 ROUNDS_PER_TURN = 3  # at first; short ones are taken many at a time, for a turn costs time too
 MOST_ROUNDS_PER_TURN = 20
@@ -33,6 +38,8 @@ TIMES_CACHES = 2
 SPARE_BYTES = 2**30  # left free where engines are in memory together: estimates are none too sure
 CALIBRATION_WARM_UP_S = 0.3
 CALIBRATION_S = 0.3  # of turns, for each case of a chain
+GPU_CALIBRATION_S = 1.5  # the same: blocks are longer there, and kernels are timed twice
+ROUNDS_SHARE = 0.5  # of a budget that is all the time: what is left goes into building
 CALIBRATION_SHARE = 0.2  # of the budget, at most, for all chains
 LOCK = Path(tempfile.gettempdir()) / "kernelprof.lock"
 
@@ -41,8 +48,23 @@ def together_bytes(options: Options, cpus: tuple[int, ...]) -> int:
     """What the copies of a kernel's operands hold together, to be cold when their turn comes.
 
     More than the caches do, for these do not drop the oldest line exactly.
+
+    Raises:
+        KernelprofError: the driver of the GPU does not tell how large its cache is.
     """
-    return 0 if options.cache == WARM else TIMES_CACHES * caches_bytes(cpus)
+    if options.cache == WARM:
+        return 0
+    on_cpu = options.device == CPU
+    return TIMES_CACHES * (caches_bytes(cpus) if on_cpu else memory.l2_bytes(options.device))
+
+
+def free_bytes(device: str) -> int:
+    """Memory that can still be taken: on a GPU there has to be as much on the card.
+
+    Arrays and their checks begin on the host.
+    """
+    on_card = None if device == CPU else memory.free_bytes(device)
+    return available_bytes() if on_card is None else min(available_bytes(), on_card)
 
 
 @dataclass(frozen=True)
@@ -122,6 +144,10 @@ class Measurement:
 
     def __post_init__(self) -> None:
         self._workers: dict[tuple[str, tuple[int, ...]], tuple[Worker, int]] = {}
+        computing = (cpu for cpus in self.options.placements for cpu in cpus)
+        self._watch = Watch(self.options.device, away_from=computing)
+        self._refusals: dict[str, WorkerError] = {}  # of engines that the device is not for
+        self._short: set[Worker] = set()  # of a GPU's memory: their pools keep what they took
         self._started_ns = time.perf_counter_ns()
         self._chains = 0
 
@@ -138,15 +164,25 @@ class Measurement:
             self.run.add_network(group.network.to_json())
         self.run.forget_failures(MENDABLE)
         try:
-            for place, group in enumerate(groups):
-                self._measure_group(group, ids, groups[place:])
-                if all(other.cpus != group.cpus for other in groups[place + 1 :]):
-                    self._close_workers(group.cpus)  # some engines never hand memory back
-                self.report.group_done(group)
+            with self._watch:
+                for place, group in enumerate(groups):
+                    self._measure_group(group, ids, groups[place:])
+                    if all(other.cpus != group.cpus for other in groups[place + 1 :]):
+                        self._close_workers(group.cpus)  # some engines never hand memory back
+                    self.report.group_done(group)
         finally:
             for worker, _ in self._workers.values():
                 worker.close()
+            self._record_readings()
+            if self._watch.failure:
+                self.run.record("watch_failure", self._watch.failure)
             self.run.spend("total", time.perf_counter_ns() - self._started_ns)
+
+    def _record_readings(self) -> None:
+        """What was read of the GPU meanwhile; nothing on the CPU."""
+        readings = self._watch.readings()
+        if readings:
+            self.run.add_gpu_readings(self.options.device, readings)
 
     def _close_workers(self, cpus: tuple[int, ...]) -> None:
         for key in [key for key in self._workers if key[1] == cpus]:
@@ -164,10 +200,15 @@ class Measurement:
 
     def _is_refused(self, group: Group, cases: list[Case], ids: dict[Case, int]) -> bool:
         """Whether the budget has no room for a group any more, which then is its failure."""
-        reason = self.pace.refusal(group, self._left_s()) if self.pace else None
+        reason = self.pace.refusal(group, self._left_s()) if self.pace else self._lateness()
         for case in cases if reason else []:
             self.run.add_failure(ids[case], "budget", str(reason))
         return reason is not None
+
+    def _lateness(self) -> str | None:
+        """Why no network is begun any more, where the budget is all the time that passes."""
+        late = self.options.keeps_budget and self._left_s() <= 0
+        return "the budget was spent before its turn came" if late else None
 
     def _measure_shift(
         self,
@@ -222,7 +263,7 @@ class Measurement:
         """Build the engines' cases, and add to ``later`` those that do not fit in memory too."""
         ready: list[Case] = []
         for engine in engines:
-            room = available_bytes() - SPARE_BYTES
+            room = free_bytes(self.options.device) - SPARE_BYTES
             if engine in later or (
                 ready
                 and needed_bytes(group, engine, together_bytes(self.options, group.cpus)) > room
@@ -236,13 +277,19 @@ class Measurement:
         """This group's share of what is left of the budget."""
         if group.calibration:
             share = CALIBRATION_SHARE * self.options.budget_s / self._chains
-            return min(CALIBRATION_S * len(group.cases), share)
+            each_s = CALIBRATION_S if group.device == CPU else GPU_CALIBRATION_S
+            return min(each_s * len(group.cases), share)
         if self.pace:
             return self.pace.rounds_s(left, self._left_s())
-        spent = self.run.spent()
-        used = (spent.get("samples", 0) + spent.get("warm-up", 0)) * 1e-9
         claims = sum(weight(other) for other in left if not other.calibration)
-        return max(0.0, self.options.budget_s - used) * weight(group) / claims
+        return max(0.0, self._left_for_rounds_s()) * weight(group) / claims
+
+    def _left_for_rounds_s(self) -> float:
+        """The budget, less what samples have taken, or less all the time that has passed."""
+        if self.options.keeps_budget:
+            return ROUNDS_SHARE * self._left_s()
+        spent = self.run.spent()
+        return self.options.budget_s - (spent.get("samples", 0) + spent.get("warm-up", 0)) * 1e-9
 
     def _left_s(self) -> float:
         """The budget, less all the time that has passed."""
@@ -273,25 +320,37 @@ class Measurement:
             answer = answers[case.mode]
             if "failure" in answer:
                 failure = answer["failure"]
-                self.run.add_failure(ids[case], failure["kind"], failure["reason"])
+                self._fail(case, failure["kind"], failure["reason"], ids)
                 continue
             self.run.describe_case(ids[case], answer["first_call_ns"], answer["kernels"])
             self.run.spend("warm-up", answer["warm_ns"])
             failures = [kernel["failure"] for kernel in answer["kernels"]]
+            if case.device != CPU and any(one and one["kind"] == MEMORY for one in failures):
+                self._short.add(self._workers[engine, group.cpus][0])
             if not case.whole and all(failures):  # nothing of it can be timed
-                self.run.add_failure(ids[case], failures[0]["kind"], failures[0]["reason"])
+                self._fail(case, failures[0]["kind"], failures[0]["reason"], ids)
                 continue
             built.append(case)
-        return built
+        worker = self._workers[engine, group.cpus][0]
+        if len(built) == len(cases) or worker.alive:
+            return built
+        return self._build(group, engine, built, ids)
+
+    def _fail(self, case: Case, kind: str, reason: str, ids: dict[Case, int]) -> None:
+        """Record why a case has no measurement; a GPU's memory that was too small ends the worker.
+
+        Its pools keep what they took, so what did fit is built again in a fresh one.
+        """
+        self.run.add_failure(ids[case], kind, reason)
+        if kind == MEMORY and case.device != CPU:
+            self._workers[case.engine, case.cpus][0].close()
 
     def _ask_to_build(self, group: Group, engine: str, cases: list[Case]) -> Message:
-        need, free = (
-            needed_bytes(group, engine, together_bytes(self.options, group.cpus)),
-            available_bytes(),
-        )
+        need = needed_bytes(group, engine, together_bytes(self.options, group.cpus))
+        free = free_bytes(self.options.device)
         if need > free:
             raise WorkerError(
-                "memory", f"about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+                MEMORY, f"about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
             )
         worker, worker_id = self._worker(engine, group.cpus)
         answers = worker.ask(
@@ -306,7 +365,9 @@ class Measurement:
             together_bytes=together_bytes(self.options, group.cpus),
         )
         # Only now are all threads there: an engine may start its pool with its first call.
-        decided = any(name in POOL_VARIABLES for name in self._variables(engine))
+        decided = self.options.device != CPU or any(
+            name in POOL_VARIABLES for name in self._variables(engine)
+        )
         facts = worker.ask("facts", self.patience.turn_s)
         self.run.correct_worker(worker_id, facts)
         wrong = misplacement(facts, group.cpus, None if decided else len(group.cpus))
@@ -328,12 +389,19 @@ class Measurement:
                 return found
             found[0].close()
         environment = self.environments[engine]
+        if engine in self._refusals:
+            raise self._refusals[engine]
         if environment is None:
             raise WorkerError(
                 "no_engine",
                 f"{engine} is not installed; run `kernelprof engines install {engine}`",
             )
-        worker = Worker(environment, cpus, self._variables(engine))
+        try:
+            worker = Worker(environment, cpus, self._variables(engine), self.options.device)
+        except WorkerError as error:
+            if error.kind == NO_DEVICE:
+                self._refusals[engine] = error
+            raise
         try:
             facts = worker.ask("facts", self.patience.turn_s)
         except WorkerError:
@@ -392,20 +460,24 @@ class Measurement:
         try:
             turn = worker.ask("turn", self.patience.turn_s, subject=case.mode, rounds=missing)
         except WorkerError as error:
-            self.run.add_failure(ids[case], error.kind, error.reason)
+            self._fail(case, error.kind, error.reason, ids)
             failed = self.run.failures()
             others = [c for c in group.of(case.engine) if ids[c] not in failed]
             if not worker.alive:
                 self._build(group, case.engine, others, ids)
             return
         sampled_ns = self.run.add_turn(ids[case], worker_id, turn)
+        self._record_readings()
         self.run.spend("samples", sampled_ns)
         self.run.spend("warm-up", turn["warm_ns"])
 
     def _forget(self, engine: str, cpus: tuple[int, ...]) -> None:
         """Free the worker's memory; a worker that cannot is replaced when it is next needed."""
         worker, _ = self._workers.get((engine, cpus), (None, 0))
-        if worker is not None and worker.alive:
+        if worker in self._short:
+            self._short.remove(worker)
+            worker.close()
+        elif worker is not None and worker.alive:
             try:
                 worker.ask("drop", self.patience.turn_s)
             except WorkerError:

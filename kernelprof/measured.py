@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy as np
 from kernelprof.ceilings import DRAM, Ceilings, PlacementCeilings
 from kernelprof.context import ChainSamples, Context
 from kernelprof.disturbance import WHOLE, Quiet, quiet
-from kernelprof.engines import REFERENCE
-from kernelprof.plan import StopRule
+from kernelprof.gpu.handover import HandOvers, hand_overs
+from kernelprof.plan import Case, StopRule, reference
 from kernelprof.prediction import has_kernels, paired_ratios, predicted_ns
-from kernelprof.results import Estimate, Sampling
+from kernelprof.probes.device import CPU, TF32
+from kernelprof.results import CaseResult, Estimate, Sampling
 from kernelprof.roofline import least_seconds
 from kernelprof.runfile import RunFile, StoredCase, StoredKernel
 from kernelprof.statistics import estimate, half_width
@@ -33,6 +34,8 @@ class Measured:
     quiet: Quiet
     workers: Mapping[int, int]  # round -> the process that took it
     stop: StopRule
+    hand_overs: HandOvers = field(default_factory=dict)  # on a GPU, by round
+    ceilings: PlacementCeilings | None = None  # None where they were not measured
 
     @property
     def rounds(self) -> Mapping[int, Mapping[int, float]]:
@@ -48,14 +51,21 @@ class Measured:
         return self._estimate({r: s[place] for r, s in self.rounds.items() if place in s})
 
     def all_kernels(self, context: Context | None = None) -> Estimate | None:
-        """The sum of all kernels and what their context adds to it, in seconds."""
+        """The sum of all kernels and what their context adds to it, in seconds.
+
+        On a GPU, without a context, they take what the GPU does, which waits for nothing.
+        """
+        hand_overs = self.hand_overs if context else {}
         context = context or Context()
-        more_ns = partial(context.ns, self.kernels)
-        return self._estimate(predicted_ns(self.rounds, more_ns))
+        found: dict[int, float] = {}
+        for round_, sample in self.rounds.items():
+            more_ns = partial(context.ns, self.kernels, hand_over=hand_overs.get(round_))
+            found |= predicted_ns({round_: sample}, more_ns)
+        return self._estimate(found)
 
     def chain(self) -> ChainSamples:
         """Of a chain: what one learns from."""
-        return ChainSamples(self.stored.case.network, self.kernels, self.rounds)
+        return ChainSamples(self.stored.case.network, self.kernels, self.rounds, self.hand_overs)
 
     def sum_s(self, places: Iterable[int]) -> float:
         """The median over rounds of the sum of some kernels."""
@@ -108,13 +118,28 @@ def load(run: RunFile, stored: StoredCase, known: Ceilings | None) -> Measured:
         quiet(times),
         {round_: next(iter(found.values())).worker for round_, found in times.items()},
         StopRule(**run.meta("options")["stop"]),
+        {} if stored.case.device == CPU else hand_overs(run.gpu_samples(stored.id)),
     )
-    at = known.of(stored.case.device, stored.case.threads) if known else None
+    at = ceilings_of(run, stored.case, known)
     if at is None:
         return measured
     kernels = [_judged(measured, kernel, at) for kernel in measured.kernels]
     refused = {k.place for k, before in zip(kernels, measured.kernels, strict=True) if k != before}
-    return replace(measured, kernels=kernels, quiet=measured.quiet.without(refused))
+    kept = measured.quiet.without(refused)
+    return replace(measured, kernels=kernels, quiet=kept, ceilings=at)
+
+
+def ceilings_of(
+    run: RunFile, case: Case | CaseResult, known: Ceilings | None
+) -> PlacementCeilings | None:
+    """What a case cannot exceed where it ran, in what its engine computes there."""
+    found = known.of(case.device, case.threads) if known else None
+    if found is None or case.device == CPU:
+        return found
+    told = [
+        facts.get("variables", {}) for engine, _, facts in run.workers() if engine == case.engine
+    ]
+    return found.in_tf32() if any(each.get(TF32) == "1" for each in told) else found
 
 
 def _judged(measured: Measured, kernel: StoredKernel, known: PlacementCeilings) -> StoredKernel:
@@ -122,11 +147,12 @@ def _judged(measured: Measured, kernel: StoredKernel, known: PlacementCeilings) 
     if found is None:
         return kernel
     slowest_s = found.high_s * (1 + TOLERANCE)
+    again = f"kernelprof machine{_of_gpu(measured.stored.case.device)} --again"
     least_s = least_seconds(kernel.primitives, kernel.passes, known)
     if slowest_s < least_s:
         reason = (
             f"{duration(found.value_s)} is less than the {duration(least_s)} that the machine's "
-            "ceilings allow; if `kernelprof machine --again` finds the same ceilings, it is a bug"
+            f"ceilings allow; if `{again}` finds the same ceilings, it is a bug"
         )
         return replace(kernel, failure=(IMPOSSIBLE, reason))
     memory = known.bytes_per_s(DRAM)
@@ -139,9 +165,13 @@ def _judged(measured: Measured, kernel: StoredKernel, known: PlacementCeilings) 
     return kernel
 
 
+def _of_gpu(device: str) -> str:
+    return "" if device == CPU else f" --device {device}"
+
+
 def reference_of(stored: StoredCase, cases: Iterable[StoredCase]) -> StoredCase | None:
     """The reference engine's case of the same network, placement, batch and mode."""
-    wanted = replace(stored.case, engine=REFERENCE)
+    wanted = replace(stored.case, engine=reference(stored.case.device))
     for other in cases:
         if replace(other.case, whole=wanted.whole) == wanted:
             return other

@@ -7,6 +7,8 @@ from typing import Any
 
 from kernelprof.chains import chains
 from kernelprof.engines import REFERENCE
+from kernelprof.gpu.batches import gpu_batch
+from kernelprof.probes.device import CPU
 from kernelprof.probes.layers import PrimitiveLayer
 from kernelprof.probes.network import INFER, TRAIN, Network
 from kernelprof.probes.primitive import WARM, Primitive, product
@@ -17,6 +19,7 @@ from kernelprof.sizes import written
 # their weights (a Caffe net's, say) each pass has a copy.
 HELD = {"numpy": 0.5, "torch": 0.7, "tensorflow": 1.5, "cntk": 1.7, "mxnet": 1.7}
 HELD_AT_MOST = 1.9
+GPU_REFERENCE = "cupy"
 ORACLE_BYTES = 2**28  # of float64 copies while a part of a kernel is checked
 
 
@@ -34,7 +37,7 @@ class Case:
     batch: int
     mode: str
     whole: bool = True
-    device: str = "cpu"
+    device: str = CPU
 
     @property
     def threads(self) -> int:
@@ -45,7 +48,8 @@ class Case:
     def title(self) -> str:
         """The case on one line."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{self.network} {self.mode} on {self.engine}, batch {self.batch}, {threads}"
+        where = threads if self.device == CPU else f"{self.device}, {threads}"
+        return f"{self.network} {self.mode} on {self.engine}, batch {self.batch}, {where}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ class Group:
     def engines(self) -> list[str]:
         """The engines that take part, each once."""
         return list(dict.fromkeys(case.engine for case in self.cases))
+
+    @property
+    def device(self) -> str:
+        """What they are measured on."""
+        return self.cases[0].device
 
     @property
     def alone(self) -> bool:
@@ -105,7 +114,8 @@ class Options:
     primitives: tuple[Primitive, ...] = ()
     cache: str = WARM
     processes: int = 1  # fresh ones that take a case's rounds, one after another
-    keeps_budget: bool = False  # of a bench: what there is no room for any more is left out
+    keeps_budget: bool = False  # it is all time that passes; what has no room in it is left out
+    device: str = CPU
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, for the run file; it needs nothing else to be carried on with."""
@@ -114,6 +124,11 @@ class Options:
             "networks": [network.to_json() for network in self.networks],
             "primitives": [one.to_json() for one in self.primitives],
         }
+
+
+def reference(device: str) -> str:
+    """The engine of the reference kernels on a device."""
+    return REFERENCE if device == CPU else GPU_REFERENCE
 
 
 def planned(options: Options) -> list[Group]:
@@ -159,7 +174,11 @@ def primitive_groups(options: Options) -> list[Group]:
 
 
 def _batches(network: Network, options: Options) -> tuple[int, ...]:
-    return options.batches or (network.quick_batch if options.quick else network.batch,)
+    if options.batches:
+        return options.batches
+    if options.quick:
+        return (network.quick_batch,)
+    return (network.batch if options.device == CPU else gpu_batch(network),)
 
 
 def _group(
@@ -170,10 +189,10 @@ def _group(
     calibration: bool = False,
 ) -> Group:
     engines = list(options.engines)
-    if REFERENCE not in engines and not calibration:
-        engines.append(REFERENCE)
+    if reference(options.device) not in engines and not calibration:
+        engines.append(reference(options.device))
     cases = tuple(
-        Case(network.name, engine, cpus, batch, mode, _is_whole(engine, options))
+        Case(network.name, engine, cpus, batch, mode, _is_whole(engine, options), options.device)
         for engine in engines
         for mode in options.modes
     )
@@ -198,7 +217,7 @@ def weight(group: Group) -> float:
     Rounds of heavy networks are slow.  Equal shares would leave them a few rounds, shares in
     proportion would leave light networks a few.
     """
-    return float(needed_bytes(group, REFERENCE) ** 0.75)
+    return float(needed_bytes(group, reference(group.device)) ** 0.75)
 
 
 def needed_bytes(group: Group, engine: str, together_bytes: int = 0) -> int:
@@ -221,7 +240,8 @@ def needed_bytes(group: Group, engine: str, together_bytes: int = 0) -> int:
     gradients = operands if mode == TRAIN and any(one.alone for one in network.layers) else 0
     outputs = sum(p.operand(p.output).size_bytes for p in layers)
     weights = network.parameters() * 4
-    unfolded = max((_unfolded_bytes(p) for p in layers), default=0) if engine == REFERENCE else 0
+    unfolds = engine in (REFERENCE, GPU_REFERENCE)
+    unfolded = max((_unfolded_bytes(p) for p in layers), default=0) if unfolds else 0
     trained = 5 if mode == TRAIN else 1
     passes = len(layers) * (1 if mode == INFER else 3)
     copies = passes * together_bytes + 2 * operands if together_bytes else 0

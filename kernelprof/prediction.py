@@ -32,8 +32,11 @@ class CallCost:
 
     def ns(self, kinds: Iterable[str]) -> float:
         """The cost of one call of a network of kernels of these kinds."""
-        own = (self.by_kind_ns.get(kind, self.per_kernel_ns) for kind in kinds)
-        return self.per_call_ns + sum(own)
+        return self.per_call_ns + sum(map(self.of_kernel, kinds))
+
+    def of_kernel(self, kind: str) -> float:
+        """The cost of a kernel of this kind."""
+        return self.by_kind_ns.get(kind, self.per_kernel_ns)
 
 
 def call_cost(chains: Sequence[tuple[Sequence[str], Rounds]]) -> CallCost:

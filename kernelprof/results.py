@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernelprof.ceilings import Ceilings
 from kernelprof.fitness import Fitness
+from kernelprof.gpu.sides import GpuCase, Sides
 from kernelprof.trace import Trace
 
 FORETOLD_SLACK = 0.25  # by which an actual saving may differ from the one foretold
@@ -137,6 +139,17 @@ class LayerResult:
     in_network_s: float | None = None  # within the network, as the engine's own profiler tells
     nsys_s: float | None = None  # of its kernels, where nsys saw them all
     gpu: GpuTime | None = None  # of its kernels, where any of them made a GPU work
+    sides: Sides | None = None  # on a GPU
+
+    @property
+    def device_s(self) -> float | None:
+        """What it takes the GPU within a call, as the prediction has it; None on the CPU."""
+        return self.sides.device_s if self.sides else None
+
+    @property
+    def host_s(self) -> float | None:
+        """What it takes the CPU to hand it over to a GPU; None where there is none."""
+        return self.sides.host_s if self.sides else None
 
     @property
     def primitives(self) -> tuple[str, ...]:
@@ -238,6 +251,7 @@ class CaseResult:
     traits_s: dict[str, float] = field(default_factory=dict)  # what each adds to the prediction
     diagnosis: Diagnosis | None = None  # where `kernelprof diagnose` looked
     nsys_s: float | None = None  # of a call of the whole network in the mean, by nsys's clock
+    gpu: GpuCase | None = None  # on a GPU
 
     @property
     def beyond_s(self) -> dict[str, float]:
@@ -330,6 +344,7 @@ class Results:
     failures: tuple[FailureResult, ...]
     primitives: tuple[PrimitiveResult, ...] = ()  # of a bench
     fitness: Fitness | None = None  # what was checked of the machine and of the workers
+    ceilings: Ceilings | None = None  # None where they were not measured
     contexts: tuple[ContextResult, ...] = ()  # by engine, placement and mode
     traces: tuple[Trace, ...] = ()  # what was imported of nsys's
     processes: Mapping[int, WorkerProcess] = field(default_factory=dict)  # by pid, of the workers

@@ -7,7 +7,8 @@ seen from the core.
 
 The flop are those of the direct algorithm, but for products with padding, which engines leave out.
 A convolution by Winograd's algorithm needs fewer (up to 2.25 times for 3x3 filters and 2x2 tiles,
-Lavin & Gray 2016), so it may pass the bound "compute" though nothing is wrong.
+Lavin & Gray 2016), so it may pass the bound "compute" though nothing is wrong.  On a GPU cuDNN has
+algorithms for larger filters too, Winograd's and by Fourier transforms.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kernelprof.ceilings import PlacementCeilings
+from kernelprof.ceilings import DRAM, PlacementCeilings
 from kernelprof.probes.compute_bound import Conv2d
 from kernelprof.probes.primitive import Primitive
 
 COMPUTE = "compute"
 WINOGRAD_SAVING = 4.0  # of 3x3 filters on 4x4 tiles (Lavin & Gray 2016, section 4.2)
+# Of a filter's area, by Fourier transforms of tiles far larger than it: a product of complex
+# numbers, 4 of real ones, is the work of two points (Mathieu, Henaff, LeCun 2014).
+FOURIER_SAVING = 1 / 2
 
 
 @dataclass(frozen=True)
@@ -67,23 +71,41 @@ def least_seconds(
     What an engine fuses need not go through memory in between, and Winograd's algorithm needs less
     arithmetic; so this is less than the sum of what is attainable.
     """
-    asked = set(passes)
-    bounds = [
-        (attainable(primitive, pass_, known), _saving(primitive))
-        for primitive in primitives
-        for pass_ in primitive.passes
-        if pass_ in asked
-    ]
-    compute_s = sum(bound.compute_s / saving for bound, saving in bounds)
-    return max([compute_s, *(bound.memory_s for bound, _ in bounds)])
-
-
-def _saving(primitive: Primitive) -> float:
-    """How many times fewer products than the direct algorithm another one may need."""
-    tiled = isinstance(primitive, Conv2d) and (
-        (primitive.kernel, primitive.stride, primitive.dilation) == ((3, 3), (1, 1), (1, 1))
+    asked, on_gpu = set(passes), not known.cpus
+    every = [(one, pass_) for one in primitives for pass_ in one.passes if pass_ in asked]
+    bounds = [attainable(one, pass_, known) for one, pass_ in every]
+    compute_s = sum(
+        bound.compute_s / _saving(one, on_gpu)
+        for bound, (one, _) in zip(bounds, every, strict=True)
     )
-    return WINOGRAD_SAVING if tiled else 1.0
+    if on_gpu:
+        return max(
+            [compute_s, *(_rewarmed_s(one.least_bytes(pass_), known) for one, pass_ in every)]
+        )
+    return max([compute_s, *(bound.memory_s for bound in bounds)])
+
+
+def _rewarmed_s(moved_bytes: int, known: PlacementCeilings) -> float:
+    """Of traffic on a GPU, whose cache may still hold a part of what is larger than it.
+
+    It does not drop the oldest line first, so that of data that is gone through again and again
+    some is found, up to all that it holds.
+    """
+    held_bytes = min(moved_bytes, sum(known.capacity_bytes.values()))
+    nearest = next(iter(known.capacity_bytes), DRAM)
+    beyond_s = _seconds(moved_bytes - held_bytes, known.bytes_per_s(DRAM))
+    return beyond_s + _seconds(held_bytes, known.bytes_per_s(nearest))
+
+
+def _saving(primitive: Primitive, on_gpu: bool) -> float:
+    """How many times fewer products than the direct algorithm another one may need."""
+    if not isinstance(primitive, Conv2d):
+        return 1.0
+    if (primitive.stride, primitive.dilation) != ((1, 1), (1, 1)):
+        return 1.0
+    height, width = primitive.kernel
+    by_fourier = FOURIER_SAVING * height * width if on_gpu else 1.0
+    return max(by_fourier, WINOGRAD_SAVING if (height, width) == (3, 3) else 1.0)
 
 
 def footprint_bytes(primitive: Primitive, pass_: str) -> int:

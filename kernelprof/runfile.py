@@ -2,27 +2,31 @@
 
 Schema history:
 1  first
-2  circumstances by sample, cold operands; since then also evidence, where something was diagnosed
+2  circumstances by sample, cold operands; since then also evidence, where something was diagnosed,
+   and of a run on a GPU both sides of its samples and how the card fared
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kernelprof.disturbance import WHOLE, Rounds, Sample, Times, times_of
 from kernelprof.errors import UsageError
+from kernelprof.gpu import recorded
+from kernelprof.gpu.samples import GpuReading, GpuSample
 from kernelprof.plan import Case
 from kernelprof.probes.primitive import Primitive
 from kernelprof.probes.primitives import primitive_from_json
 from kernelprof.probes.wire import Message
 
 SCHEMA = 2
+LAST_NS = 2**63 - 1  # of all moments that the file can hold
 APPLICATION_ID = 0x4B50524F  # "KPRO", in SQLite's header
 
 HEADER = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA};"
@@ -289,6 +293,13 @@ class RunFile:
                 for place, sample in _samples_of(round_).items()
             ]
             db.executemany(f"INSERT INTO samples VALUES ({', '.join('?' * 14)})", rows)
+            sides = [
+                (case_id, round_["round"], int(place), *side)
+                for round_ in turn["rounds"]
+                for place, side in round_.get("gpu", {}).items()
+            ]
+            if sides:
+                recorded.add_samples(db, sides)
         return sum(row[6] for row in rows)
 
     def rounds(self, case_id: int) -> set[int]:
@@ -304,7 +315,31 @@ class RunFile:
             " WHERE samples.case_id = ? ORDER BY turn_id, start_ns",
             (case_id,),
         )
-        return times_of(Sample(*row) for row in rows)
+        sides = self.gpu_samples(case_id)
+        times = times_of(recorded.to_scale(Sample(*row), sides) for row in rows)
+        for round_, place in self.throttled(case_id):
+            found = times[round_][place]
+            times[round_][place] = replace(found, lost_ns=found.ns)
+        return times
+
+    def gpu_samples(self, case_id: int) -> dict[int, dict[int, GpuSample]]:
+        """Both sides of every sample of a case, by round and place; none of one on the CPU."""
+        return recorded.samples(self._db, case_id)
+
+    def throttled(self, case_id: int) -> set[tuple[int, int]]:
+        """Round and place of the samples of a case that a slower GPU has disturbed."""
+        query = "SELECT device FROM cases WHERE id = ?"
+        ((device,),) = self._db.execute(query, (case_id,))
+        return recorded.throttled_samples(self._db, case_id, device)
+
+    def add_gpu_readings(self, device: str, readings: Iterable[GpuReading]) -> None:
+        """Record how a GPU fared."""
+        with self.transaction() as db:
+            recorded.add_readings(db, device, readings)
+
+    def gpu_readings(self, device: str) -> list[GpuReading]:
+        """How a GPU fared, by time."""
+        return recorded.readings(self._db, device, 0, LAST_NS)
 
     def faults(self, case_id: int) -> dict[int, float]:
         """Page faults of a call, in the mean over all samples, by place."""

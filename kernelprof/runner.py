@@ -11,13 +11,15 @@ from typing import Any
 
 from kernelprof import __version__
 from kernelprof.bench import Pace
-from kernelprof.engines import REFERENCE, Environment, environment, installed, known
+from kernelprof.engines import Environment, computing_on, environment, known
 from kernelprof.errors import UsageError
-from kernelprof.machine import placements, this_machine, usable_cpus
+from kernelprof.gpu import devices
+from kernelprof.machine import machine_facts, placements, this_machine, usable_cpus
 from kernelprof.measure import Measurement, Report
 from kernelprof.measured import known_ceilings
 from kernelprof.network_sources import network, networks
-from kernelprof.plan import Options, StopRule, planned
+from kernelprof.plan import Options, StopRule, planned, reference
+from kernelprof.probes.device import CPU
 from kernelprof.probes.network import MODES, TRAIN, Network
 from kernelprof.probes.networks import CANONICAL
 from kernelprof.probes.primitive import CACHES, WARM
@@ -29,6 +31,7 @@ QUICK_BUDGET_S = 120.0  # per engine
 FULL_BUDGET_S = 900.0
 QUICK_PROCESSES = 1  # an engine takes seconds to start, in each of them for each network
 FULL_PROCESSES = 3
+MOST_GPU_THREADS = 4  # that hand work to a GPU, unless more are asked for
 
 
 def choose(
@@ -46,15 +49,18 @@ def choose(
     cache: str = WARM,
     processes: int | None = None,
     dims: Iterable[str] = (),
+    device: str = CPU,
 ) -> Options:
     """What to measure, from the words of the command line; what is not said is None.
 
     Raises:
         UsageError: a word that means nothing here; the message names those that do.
+        KernelprofError: the device cannot be used.
     """
-    counts = numbers(threads, "--threads") if threads else sorted({1, len(usable_cpus())})
+    card_of(device)
+    counts = numbers(threads, "--threads") if threads else _thread_counts(device)
     some = engines if engines and engines.strip() != ALL else None
-    named = _known_words("engine", some, known()) if some else tuple(installed())
+    named = _known_words("engine", some, known()) if some else tuple(computing_on(device))
     if cache not in CACHES:
         raise UsageError(f"--cache {cache}: unknown; known: {', '.join(CACHES)}")
     if processes is not None and processes < 1:
@@ -71,12 +77,29 @@ def choose(
         modes=wanted,
         batches=_batches(batches) if batches else (),
         quick=quick,
-        budget_s=seconds(budget) if budget else _budget_s(quick, len({*named, REFERENCE})),
+        budget_s=seconds(budget) if budget else _budget_s(quick, len({*named, reference(device)})),
         seed=seed,
-        variables=tuple(_variable(text, named) for text in variables),
+        variables=tuple(_variable(text, (*named, reference(device))) for text in variables),
         cache=cache,
         processes=processes or (QUICK_PROCESSES if quick else FULL_PROCESSES),
+        device=device,
     )
+
+
+def card_of(device: str) -> devices.GpuDevice | None:
+    """The GPU that is called so; None of the CPU.
+
+    Raises:
+        UsageError: the word is no device.
+        KernelprofError: the GPU cannot be used.
+    """
+    return None if device == CPU else devices.required(device)
+
+
+def _thread_counts(device: str) -> list[int]:
+    """On the CPU one thread and all of them; on a GPU what its engines need beside it."""
+    usable = len(usable_cpus())
+    return sorted({1, usable}) if device == CPU else [min(MOST_GPU_THREADS, usable)]
 
 
 def _batches(text: str) -> tuple[int, ...]:
@@ -147,7 +170,7 @@ def _variable(text: str, engines: tuple[str, ...]) -> tuple[str, str, str]:
     match = re.fullmatch(r"([\w-]+):(\w+)=(.*)", text)
     if not match:
         raise UsageError(f"--env {text}: ENGINE:NAME=VALUE is needed")
-    if match[1] not in (*engines, REFERENCE):
+    if match[1] not in engines:
         raise UsageError(f"--env {text}: engine {match[1]!r} is not part of this run")
     return match[1], match[2], match[3]
 
@@ -161,8 +184,9 @@ def open_run(
     The engines in ``own`` need not be installed.
 
     Raises:
-        UsageError: the file was started with other options or on another machine, or no engine
-            of the run is installed.
+        UsageError: the file was started with other options, on another machine or another GPU, or
+            no engine of the run is installed.
+        KernelprofError: its GPU cannot be used.
     """
     machine = this_machine().to_json()
     if not path.exists():
@@ -173,7 +197,7 @@ def open_run(
             "kernelprof": __version__,
             "command": command,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine,
+            "machine": machine_facts(options.device),
             "options": options.to_json(),
         }
         return RunFile.create(path, meta), options
@@ -190,7 +214,21 @@ def open_run(
             f"{path} was started on another machine ({run.meta('machine')['processor']}); "
             "name another file"
         )
+    _require_its_card(run, stored)
     return run, stored
+
+
+def _require_its_card(run: RunFile, options: Options) -> None:
+    """Refuse to carry on with another GPU, or with another driver."""
+    card = card_of(options.device)
+    if card is None:
+        return
+    before = run.meta("machine")["gpus"][card.device]
+    if card.fingerprint != before["fingerprint"]:
+        raise UsageError(
+            f"{run.path} was started on another GPU ({before['name']}, driver {before['driver']}); "
+            f"here {options.device} is {card.name}, driver {card.driver}: name another file"
+        )
 
 
 def _require_an_engine(options: Options, own: Collection[str]) -> None:
@@ -228,7 +266,7 @@ def measure(
     """Measure what the file lacks; ``own`` environments stand in for those of kernelprof's."""
     environments: dict[str, Environment | None] = {
         name: own.get(name) or environment(name)
-        for name in dict.fromkeys((*options.engines, REFERENCE))
+        for name in dict.fromkeys((*options.engines, reference(options.device)))
     }
     ceilings = known_ceilings(run)
     pace = Pace(options, ceilings) if options.primitives and ceilings else None

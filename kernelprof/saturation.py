@@ -21,6 +21,7 @@ from kernelprof.ceilings import (
     FlopCeiling,
     PlacementCeilings,
     Rate,
+    implausible,
     load,
     save,
 )
@@ -30,10 +31,9 @@ from kernelprof.machinecode import checked, compiled
 from kernelprof.microkernels import BASELINE, InstructionSet, Microkernel
 from kernelprof.probes.primitive import FLOATS
 from kernelprof.topology import INSTRUCTIONS, Cache
-from kernelprof.units import counted, rate
+from kernelprof.units import counted
 
 LEAST_DRAM_BYTES = 256 * 2**20  # where caches do not show, as in some guests
-CLOCK_TOLERANCE = 1.1  # the clock is measured too, at another moment
 
 Tell = Callable[[str, float], None]
 Measure = Callable[[Machine, list[int], Tell], Ceilings]
@@ -189,13 +189,6 @@ def _flop_ceiling(loop: Loop, found: Rate, clock_hz: float) -> FlopCeiling:
     check = checked(compiled(loop.kernel).assembly, isa, dtype)
     doubts = [*check.doubts, *implausible(found.best_per_s, clock_hz, isa.flop_per_cycle(dtype))]
     return FlopCeiling(isa.name, dtype, found, check.instructions, tuple(doubts))
-
-
-def implausible(flop_per_s: float, clock_hz: float, flop_per_cycle: int) -> Iterator[str]:
-    """What speaks against a rate: no core does more than that in a cycle of its clock."""
-    limit = clock_hz * flop_per_cycle
-    if flop_per_s > limit * CLOCK_TOLERANCE:
-        yield f"{rate(flop_per_s)} are more than {flop_per_cycle} flop per cycle, {rate(limit)}"
 
 
 def _arithmetic_loops(machine: Machine) -> Iterator[Loop]:

@@ -3,6 +3,7 @@
 ::
 
     gemm          512x512x512:NT          M x N x K; which of A and B are stored transposed
+                  512x512x512:bf16        after all that, fp16, bf16 or tf32
     batched_gemm  96x128x128x64:NT        batch x M x N x K, and the same
     conv2d        16x96x27x27:256k5s1p2   batch x channels x height x width : filters, kernel,
                                           then stride, padding, dilation (d), groups (g) if any
@@ -36,7 +37,8 @@ MOST_SHOWN = 60  # characters of a text that is refused
 RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)(?:([*+])([0-9]+))?")
 DIMENSIONS = r"[0-9]+(?:x[0-9]+)*"
 STORED = r"(?::([NT])([NT]))?"
-GEMM = re.compile(r"([0-9]+)x([0-9]+)x([0-9]+)" + STORED)
+SUFFIXES = {"fp16": "float16", "bf16": "bfloat16", "tf32": "tf32"}
+GEMM = re.compile(r"([0-9]+)x([0-9]+)x([0-9]+)" + STORED + rf"(?::({'|'.join(SUFFIXES)}))?")
 BATCHED_GEMM = re.compile(r"([0-9]+)x([0-9]+)x([0-9]+)x([0-9]+)" + STORED)
 LSTM = re.compile(r"([0-9]+)x([0-9]+)x([0-9]+)x([0-9]+)")
 CONVOLUTION = re.compile(
@@ -60,12 +62,15 @@ def _read_gemm(text: str) -> Primitive | None:
     if not found:
         return None
     m, n, k = map(int, found.groups()[:3])
-    return Gemm(m, n, k, trans_a=found[4] == "T", trans_b=found[5] == "T")
+    dtype = SUFFIXES.get(found[6], "float32")
+    return Gemm(m, n, k, trans_a=found[4] == "T", trans_b=found[5] == "T", dtype=dtype)
 
 
 def _write_gemm(gemm: Gemm | BatchedGemm) -> str:
     stored = "".join("NT"[transposed] for transposed in (gemm.trans_a, gemm.trans_b))
-    return f"{gemm.m}x{gemm.n}x{gemm.k}" + (f":{stored}" if stored != "NN" else "")
+    options = [stored] if stored != "NN" else []
+    options += [suffix for suffix, dtype in SUFFIXES.items() if dtype == gemm.dtype]
+    return ":".join([f"{gemm.m}x{gemm.n}x{gemm.k}", *options])
 
 
 def _read_batched_gemm(text: str) -> Primitive | None:
@@ -122,7 +127,7 @@ def _write_convolution(conv: Conv2d) -> str:
 
 
 SHORT_FORMS = {
-    "gemm": ShortForm("MxNxK, MxNxK:NT", "512x512x512", _read_gemm, _write_gemm),
+    "gemm": ShortForm("MxNxK, MxNxK:NT, MxNxK:bf16", "512x512x512", _read_gemm, _write_gemm),
     "batched_gemm": ShortForm(
         "BATCHxMxNxK, BATCHxMxNxK:NT",
         "96x128x128x64:NT",

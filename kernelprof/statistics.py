@@ -6,8 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from kernelprof.results import Estimate, Ratio
@@ -33,10 +35,21 @@ def median_interval(
     if not len(values):
         raise ValueError("no values, so no median")
     ordered = np.sort(np.asarray(values, dtype=float))
-    count = len(ordered)
+    lower = _lower_rank(len(ordered), confidence)
+    return _middle(ordered), float(ordered[lower]), float(ordered[-1 - lower])
+
+
+@cache
+def _lower_rank(count: int, confidence: float) -> int:
+    """The rank, from 0, of the value that is the lower end of the median's interval."""
     lower = int(stats.binom.ppf((1 - confidence) / 2, count, 0.5))
-    lower = max(0, min(lower - 1, (count - 1) // 2))
-    return float(np.median(ordered)), float(ordered[lower]), float(ordered[count - 1 - lower])
+    return max(0, min(lower - 1, (count - 1) // 2))
+
+
+def _middle(ordered: NDArray[np.float64]) -> float:
+    """The median of sorted values, without what `numpy.median` spends on general arrays."""
+    count = len(ordered)
+    return float((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
 
 
 def estimate(seconds: Sequence[float], processes: Sequence[int] = ()) -> Estimate:
@@ -47,11 +60,12 @@ def estimate(seconds: Sequence[float], processes: Sequence[int] = ()) -> Estimat
     """
     value, low, high = median_interval(seconds)
     medians = _medians(seconds, processes)
+    deviations = np.sort(np.abs(np.asarray(seconds, dtype=float) - value))
     return Estimate(
         value,
         min([low, *medians]),
         max([high, *medians]),
-        mad_s=float(stats.median_abs_deviation(seconds)),
+        mad_s=_middle(deviations),
         least_s=float(min(seconds)),
     )
 
@@ -61,7 +75,7 @@ def _medians(values: Sequence[float], processes: Sequence[int]) -> list[float]:
     by_process: dict[int, list[float]] = defaultdict(list)
     for process, value in zip(processes, values, strict=False):
         by_process[process].append(value)
-    return [float(np.median(own)) for own in by_process.values()] if len(by_process) > 1 else []
+    return [_middle(np.sort(own)) for own in by_process.values()] if len(by_process) > 1 else []
 
 
 def ratio_interval(ratios: Sequence[float], confidence: float = CONFIDENCE) -> Ratio:

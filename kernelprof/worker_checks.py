@@ -11,6 +11,7 @@ from kernelprof.engines import Environment
 from kernelprof.errors import WorkerError
 from kernelprof.fitness import BLOCK, PASS, WARN, Check, Fitness, Started
 from kernelprof.launch import POOL_VARIABLES, Worker, misplacement
+from kernelprof.probes.device import CPU
 from kernelprof.probes.placement import parse_cpus
 from kernelprof.runfile import RunFile
 from kernelprof.units import counted, share, times
@@ -25,12 +26,12 @@ TOOL = "nvtx_tool"
 Nodes = Mapping[str, tuple[int, ...]]  # the CPUs near to each memory node, by its number
 
 
-def start(environment: Environment, cpus: tuple[int, ...]) -> Started:
+def start(environment: Environment, cpus: tuple[int, ...], device: str = CPU) -> Started:
     """Start an engine, ask it for its facts, and end it."""
-    decided = any(name in POOL_VARIABLES for name in environment.variables)
+    decided = device != CPU or any(name in POOL_VARIABLES for name in environment.variables)
     pool = None if decided else len(cpus)
     try:
-        worker = Worker(environment, cpus)
+        worker = Worker(environment, cpus, device=device)
         try:
             facts = worker.ask("facts", PATIENCE_S)
         finally:

@@ -1,4 +1,4 @@
-"""Start a worker: ``PYTHON -I -B boot.py ADAPTER REQUESTS_FD ANSWERS_FD``.
+"""Start a worker: ``PYTHON -I -B boot.py ADAPTER DEVICE REQUESTS_FD ANSWERS_FD``.
 
 Run by path under any interpreter: it loads its own folder as a package, so that nothing of the
 host's environment is needed and no file here can shadow an engine.
@@ -19,14 +19,16 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Load the package and let it serve."""
-    adapter, requests, answers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    adapter, device, requests, answers = sys.argv[1:5]
     _die_with_parent()
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if path != folder]  # there without -I (Python 2.7)
     package = types.ModuleType(PACKAGE)
     package.__path__ = [folder]
     sys.modules[PACKAGE] = package
-    importlib.import_module(PACKAGE + ".session").serve(adapter, requests, answers)
+    importlib.import_module(PACKAGE + ".session").serve(
+        adapter, device, int(requests), int(answers)
+    )
 
 
 def _die_with_parent() -> None:

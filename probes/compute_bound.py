@@ -8,7 +8,9 @@ from typing import ClassVar
 from .primitive import (
     BACKWARD_DATA,
     BACKWARD_WEIGHTS,
+    FLOATS,
     FORWARD,
+    SHORTER_FLOATS,
     Operand,
     OperandTable,
     Primitive,
@@ -21,11 +23,13 @@ from .primitive import (
 class Gemm(Primitive):
     """C[m, n] = op(A)[m, k] op(B)[k, n]; B holds the weights.
 
-    A is stored (k, m) with ``trans_a`` and B (n, k) with ``trans_b``.
+    A is stored (k, m) with ``trans_a`` and B (n, k) with ``trans_b``.  Of all three arrays the
+    dtype is the same; sums are held in float32 at least.
     """
 
     kind: ClassVar[str] = "gemm"
     compute_bound: ClassVar[bool] = True
+    dtypes: ClassVar[tuple[str, ...]] = (*FLOATS, *SHORTER_FLOATS)
     input: ClassVar[str] = "a"
     output: ClassVar[str] = "c"
     reads: ClassVar[OperandTable] = {
@@ -60,8 +64,9 @@ class Gemm(Primitive):
 
     @property
     def sizes(self) -> str:
-        options = short({"trans_a": self.trans_a, "trans_b": self.trans_b})
-        return f"m={self.m} n={self.n} k={self.k}{options}"
+        stored = short({"trans_a": self.trans_a, "trans_b": self.trans_b})
+        dtype = short({self.dtype: self.dtype in SHORTER_FLOATS})
+        return f"m={self.m} n={self.n} k={self.k}{stored}{dtype}"
 
     def flop(self, pass_: str) -> int:
         return 2 * self.m * self.n * self.k

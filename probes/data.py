@@ -9,9 +9,10 @@ import numpy as np
 
 from .decompose import Kernel
 from .network import TRAIN, Network
-from .primitive import Operand, Primitive, product
+from .primitive import SHORTER_FLOATS, Operand, Primitive, product
 
 BLOCK = 1048573  # numbers, the largest prime below 2**20
+SIGNIFICANT_BITS = {"bfloat16": 8, "tf32": 11}  # of dtypes that NumPy has not
 
 Arrays = dict[str, Any]  # operand name -> numpy array
 Parameters = dict[tuple[str, int, str], Any]  # (layer, member, operand) -> numpy array
@@ -20,15 +21,26 @@ Parameters = dict[tuple[str, int, str], Any]  # (layer, member, operand) -> nump
 def random_array(operand: Operand, random: np.random.RandomState) -> Any:
     """An array for an operand; a large one repeats a block of random numbers.
 
-    The block's length is prime, so that no two rows or columns of an array are alike.
+    The block's length is prime, so that no two rows or columns of an array are alike.  One of
+    SHORTER_FLOATS travels as float32.
     """
     if operand.upper:
         return random.randint(operand.upper, size=operand.shape, dtype=np.int64)
     length = min(product(operand.shape), BLOCK)
-    block = random.random_sample(length).astype(operand.dtype)
+    short = operand.dtype in SHORTER_FLOATS
+    block = random.random_sample(length).astype("float32" if short else operand.dtype)
     block -= 0.5
     block *= 12**0.5 * operand.scale  # a uniform variable of width 1 deviates by 12**-0.5
-    return np.resize(block, operand.shape)
+    return np.resize(rounded(block, operand.dtype) if short else block, operand.shape)
+
+
+def rounded(array: Any, dtype: str) -> Any:
+    """The nearest numbers that one of SHORTER_FLOATS can hold, in float32; none overflows."""
+    if dtype == "float16":
+        return array.astype(np.float16).astype(np.float32)
+    mantissa, exponent = np.frexp(array)
+    bits = SIGNIFICANT_BITS[dtype]
+    return np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
 
 
 def primitive_arrays(primitive: Primitive, random: np.random.RandomState) -> Arrays:

@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 CPU = "cpu"
 CUDA = "cuda"
+TF32 = "KERNELPROF_TF32"  # the variable: at 1, products of float32 may round their factors to TF32
 
 # What the time on a GPU is read from.
 EVENTS = "events"  # of CUDA: marks in the stream, between which the GPU may also wait for the CPU
@@ -50,6 +51,44 @@ class Stream:
         raise NotImplementedError
 
 
+class DeviceArrays:
+    """Arrays of an engine on its GPU, and what the ceilings of a GPU are measured with.
+
+    Each operation hands its work over to the engine's stream and returns at once.
+    """
+
+    dtypes: tuple[str, ...] = ()
+    """In which it multiplies: of float32, tf32 (kept as float32), float16, bfloat16, float64."""
+    l2_bytes: int = 0
+    """What the card's last cache holds, as CUDA tells."""
+    free_bytes: int = 0
+    """Memory of the card that can be taken."""
+
+    def random(self, rows: int, columns: int, dtype: str) -> Any:
+        """A matrix of normally distributed numbers."""
+        raise NotImplementedError
+
+    def product(self, dtype: str, a: Any, b: Any, out: Any) -> None:
+        """Multiply two matrices into a third one; float32 without TF32, tf32 with it."""
+        raise NotImplementedError
+
+    def read(self, a: Any) -> None:
+        """Read all of it, and write next to nothing: a sum."""
+        raise NotImplementedError
+
+    def write(self, a: Any) -> None:
+        """Write all of it: a number to everywhere."""
+        raise NotImplementedError
+
+    def copy(self, source: Any, target: Any) -> None:
+        """Read one and write another."""
+        raise NotImplementedError
+
+    def triad(self, a: Any, b: Any, out: Any) -> None:
+        """Write a + 3 b to a third one, in one kernel."""
+        raise NotImplementedError
+
+
 def number_of(device: str) -> int | None:
     """The number of a GPU, as CUDA counts those that the process may see; None for the CPU.
 
@@ -65,3 +104,16 @@ def number_of(device: str) -> int | None:
     if kind != CUDA or not number.isdigit():
         raise ValueError(f"device {device!r}: cpu or cuda:N is needed, such as cuda:0")
     return int(number)
+
+
+def require_cpu(device: str, engine: str) -> None:
+    """Refuse a GPU, on behalf of an engine that has kernels for the CPU alone.
+
+    Raises:
+        NoDeviceError: the device is a GPU.
+    """
+    if number_of(device) is not None:
+        raise NoDeviceError(
+            f"{engine} computes on the CPU only here, not on {device}: "
+            f"choose another engine (--engine) or --device {CPU}"
+        )

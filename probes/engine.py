@@ -10,8 +10,9 @@ from typing import Any, Callable
 
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
-from .device import Stream
+from .device import CPU, DeviceArrays, Stream
 from .network import Network
+from .primitive import FLOATS, SHORTER_FLOATS
 from .spans import ProfiledCall
 
 Call = Callable[[], Any]
@@ -64,6 +65,8 @@ class Engine:
     """Whether the calling thread is one of the pool; in some engines it only waits."""
     shares_operands = True
     """Whether kernels that are given the same array work on the same memory."""
+    dtypes: tuple[str, ...] = FLOATS
+    """What it computes matrix products in: of SHORTER_FLOATS those that it has."""
 
     def facts(self) -> dict[str, Any]:
         """Version and settings that bear on speed: precision, layout, libraries."""
@@ -92,6 +95,17 @@ class Engine:
         """
         raise NotImplementedError
 
+    def require_dtypes(self, kernel: Kernel) -> None:
+        """Refuse products in a dtype that the engine has not: it would compute in another one.
+
+        Raises:
+            Unsupported: it has no such products.
+        """
+        for primitive in kernel.primitives:
+            dtype = primitive.operand(primitive.output).dtype
+            if dtype in SHORTER_FLOATS and dtype not in self.dtypes:
+                raise Unsupported(f"this engine has no products in {dtype} on this device")
+
     def fetch(self, kernel: Kernel, result: Any) -> Arrays:
         """What a call returned, as NumPy arrays by operand name (an update's as w0, w1, ...)."""
         raise NotImplementedError
@@ -104,15 +118,38 @@ class Engine:
         """
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Hand memory of a GPU that nothing holds any more back to the card.
+
+        Engines keep it for themselves otherwise, and another one is measured next.
+        """
+
+    def profile(self, call: Call, calls: int) -> list[ProfiledCall]:
+        """So many of its calls, whatever they are, under the engine's own profiler.
+
+        Raises:
+            Unsupported: the engine has none.
+        """
+        raise Unsupported("this engine has no profiler")
+
     finish: Callable[[], object] | None = None
     """Waits until all calls are done; None for an engine whose calls return when they are."""
 
     stream: Stream | None = None
-    """Where calls queue up on a GPU; None on the CPU."""
+    """Where calls queue up on a GPU; None on the CPU.  It is also what waits for them there."""
+
+    def arrays(self) -> DeviceArrays:
+        """What the ceilings of its GPU are measured with.
+
+        Raises:
+            Unsupported: the engine offers no such arrays.
+        """
+        raise Unsupported("this engine measures no ceilings")
 
 
 ADAPTERS = {
     "numpy": "on_numpy",
+    "cupy": "on_cupy",
     "torch": "on_torch",
     "tensorflow": "on_tensorflow",
     "jax": "on_jax",
@@ -122,11 +159,12 @@ ADAPTERS = {
 }
 
 
-def start(adapter: str) -> Engine:
-    """The engine of an adapter: a name of the registry, or the path of a Python file.
+def start(adapter: str, device: str = CPU) -> Engine:
+    """The engine of an adapter on a device: a name of the registry, or the path of a Python file.
 
     Raises:
         ImportError: the engine is not installed in this interpreter.
+        NoDeviceError: it does not compute on this device.
     """
     if adapter in ADAPTERS:
         module = importlib.import_module(f".{ADAPTERS[adapter]}", __package__)
@@ -137,5 +175,7 @@ def start(adapter: str) -> Engine:
             raise ImportError(f"no adapter at {adapter}")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    engine: Engine = module.start()
+    engine: Engine = module.start(device)
+    if engine.stream is not None:
+        engine.finish = engine.stream.finish
     return engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import numpy as np
@@ -69,7 +69,17 @@ class JaxNetwork(WholeNetwork):
     the random numbers where there are dropouts.
     """
 
-    def __init__(self, network: Network, mode: str, data: NetworkData) -> None:
+    def __init__(
+        self,
+        network: Network,
+        mode: str,
+        data: NetworkData,
+        take: Callable[[Any], Any],
+        finish: Callable[[], object] | None = None,
+    ) -> None:
+        """Compile; ``take`` is done with what comes of a call, and ``finish`` waits for a GPU."""
+        self.take = take
+        self.finish = finish
         self.definition = network
         self.mode = mode
         self.data = data
@@ -94,12 +104,13 @@ class JaxNetwork(WholeNetwork):
 
     def call(self) -> Any:
         if self.mode != TRAIN:
-            return self.program(self.state[0], self.input, self.fixed).block_until_ready()
+            return self.take(self.program(self.state[0], self.input, self.fixed))
         self.state, loss = self.program(self.state, self.input, self.fixed)
-        return loss.block_until_ready()  # all of a program's results are there at once
+        return self.take(loss)  # all of a program's results are there at once
 
     def profile(self, calls: int) -> list[ProfiledCall]:
-        return profiled_calls(self.call, calls, self.program.as_text(), self.definition, self.mode)
+        about = self.program.as_text(), self.definition, self.mode
+        return profiled_calls(self.call, calls, *about, self.finish)
 
     def evaluate(self) -> Arrays:
         weights, _, key = self.state

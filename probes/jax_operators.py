@@ -31,6 +31,7 @@ Operator = Callable[[Any, Tensors], Any]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 KEY = "key"  # of random numbers: what a dropout takes beside its operands
+TF32 = "tf32"  # of a product: that its factors may be rounded to that
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -70,7 +71,8 @@ def _conv2d(p: Conv2d, t: Tensors) -> Any:
 
 
 def _gemm(p: Gemm, t: Tensors) -> Any:
-    return (t["a"].T if p.trans_a else t["a"]) @ t["b"]
+    precision = "tensorfloat32" if p.dtype == TF32 else None  # else as it is set for all
+    return jnp.matmul(t["a"].T if p.trans_a else t["a"], t["b"], precision=precision)
 
 
 def _batched_gemm(p: BatchedGemm, t: Tensors) -> Any:

@@ -279,7 +279,8 @@ def bound(output: Any, tensors: Tensors, gradients: Tensors) -> Any:
     """The executor of a symbol on these arrays, which writes the gradients into those."""
     requests = {name: "write" if name in gradients else "null" for name in output.list_arguments()}
     auxiliary = {name: tensors[name] for name in output.list_auxiliary_states()}
-    return output.bind(mx.cpu(), tensors, gradients or None, requests, auxiliary)
+    where = mx.current_context()  # the CPU, unless all is on a GPU
+    return output.bind(where, tensors, gradients or None, requests, auxiliary)
 
 
 def updater(learning_rate: float, momentum: float) -> Any:
@@ -435,7 +436,12 @@ class MxnetNetwork(WholeNetwork):
 
         It has the same arrays and the same graph; one by one the operators are no slower, but for
         what the engine does between them.
+
+        Raises:
+            Unsupported: it runs on a GPU.
         """
+        if mx.current_context() != mx.cpu():
+            raise Unsupported("MXNet's profiler is read on the CPU only")
         usual = self.executor
         try:
             with _one_by_one():

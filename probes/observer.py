@@ -47,7 +47,8 @@ class Observer:
             self.first_call_ns = self._call_ns()
             for _ in range(WARM_UP_CALLS):
                 self._call_ns()
-        pin_busiest(cpus, ran, engine.computes_on_caller, engine.pool())
+        if engine.stream is None:
+            pin_busiest(cpus, ran, engine.computes_on_caller, engine.pool())
 
     def _call_ns(self) -> int:
         """One call, waited for, and the freeing of its result."""

@@ -37,6 +37,7 @@ from .caffe_prototxt import (
 )
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
+from .device import CPU, require_cpu
 from .engine import Call, Engine, WholeNetwork
 from .layers import Input
 from .memory_bound import Activation, SgdUpdate
@@ -52,8 +53,13 @@ DATA, DIFF = "data", "diff"  # the two arrays of a blob
 GATED = ("wx", "wh", "bias")  # operands of an LSTM with a block of rows per gate
 
 
-def start() -> Engine:
-    """The engine in this process."""
+def start(device: str = CPU) -> Engine:
+    """The engine in this process, on a device.
+
+    Raises:
+        NoDeviceError: it does not compute there.
+    """
+    require_cpu(device, "caffe")
     caffe.set_mode_cpu()
     return CaffeEngine()
 

@@ -34,6 +34,7 @@ from .cntk_network import (
 from .compute_bound import Conv2d
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
+from .device import require_cpu
 from .engine import Call, Engine, Unsupported, WholeNetwork
 from .memory_bound import BatchNorm, SgdUpdate, SoftmaxLoss
 from .network import Network
@@ -58,8 +59,13 @@ CHANGED = {
 MKL_CPU_TYPES = {0: "generic", 3: "SSE4.2", 4: "AVX", 5: "AVX2", 7: "AVX-512"}
 
 
-def start() -> Engine:
-    """The engine in this process."""
+def start(device: str) -> Engine:
+    """The engine in this process, on a device.
+
+    Raises:
+        NoDeviceError: it does not compute there.
+    """
+    require_cpu(device, "cntk")
     return CntkEngine()
 
 

@@ -3,7 +3,8 @@
 A kernel is a program of its own.  A backward kernel is given what ``jax.vjp`` leaves of a forward
 pass, and computes nothing of that anew.  A network is one program, and so is a whole training step
 (``jax_network``).  XLA's calls return before their results are there: the calling thread hands the
-program over to one of XLA's, and waits; the smallest programs run where they are called.
+program over to one of XLA's, and waits; the smallest programs run where they are called.  On a GPU
+calls queue up, and nothing is awaited before the last one is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Callable
 
@@ -23,22 +25,32 @@ import numpy as np
 from .channels_last import turned, turned_back
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
+from .device import CPU, number_of
 from .engine import Call, Engine, Unsupported, WholeNetwork
+from .gpu_settings import allows_tf32
+from .host_stream import HostStream
+from .jax_device import LastResult, gpu, gpu_facts
 from .jax_network import JaxNetwork, on_device
-from .jax_operators import KEY, run_chain, sgd
+from .jax_operators import KEY, TF32, run_chain, sgd
 from .memory_bound import SgdUpdate
 from .network import Network
 from .oracle import results
-from .primitive import BACKWARD_WEIGHTS, FORWARD, PASSES, UPDATE, Primitive
+from .primitive import BACKWARD_WEIGHTS, FLOATS, FORWARD, PASSES, UPDATE, Primitive
 from .residents import Residents
 
 WITH_BIAS = (("conv2d", "bias"), ("gemm", "bias"))
+SHORT = ("float16", "bfloat16")  # that arrays are kept in
 POOL = "tf_XLAEigen"  # what XLA calls the threads of its pool
 
 
-def start() -> Engine:
-    """The engine in this process."""
-    return JaxEngine()
+def start(device: str = CPU) -> Engine:
+    """The engine in this process, on a device.
+
+    Raises:
+        NoDeviceError: it does not compute there.
+        ValueError: a variable asks for what it does not know.
+    """
+    return JaxEngine() if number_of(device) is None else JaxOnGpu(device)
 
 
 class JaxEngine(Engine):
@@ -49,12 +61,14 @@ class JaxEngine(Engine):
         ("lstm_cell", "batch_norm", "layer_norm"),
     )
     computes_on_caller = False
+    dtypes: tuple[str, ...] = (*FLOATS, *SHORT)
 
-    def __init__(self) -> None:
+    def __init__(self, precision: str = "highest") -> None:
         jax.config.update("jax_enable_compilation_cache", False)  # that on disk
         if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
-            jax.config.update("jax_default_matmul_precision", "highest")
+            jax.config.update("jax_default_matmul_precision", precision)
         self.device = jax.devices()[0]  # which starts XLA, and its threads
+        self.take: Callable[[Any], Any] = methodcaller("block_until_ready")  # of what comes out
         self.residents = Residents(_resident)
         self.programs: dict[Hashable, Any] = {}
 
@@ -91,7 +105,8 @@ class JaxEngine(Engine):
         operands = self._operands(kernel, arrays)
         if kernel.passes == (FORWARD,):
             program = self._program(kernel, partial(run_chain, chain), operands)
-            return lambda: program(operands).block_until_ready()
+            take = self.take
+            return lambda: take(program(operands))
         wanted = {name: operands.pop(name) for name in _differentiated(kernel)}
         gradient = operands.pop(f"d{chain[-1].output}", jnp.ones(()))
 
@@ -101,11 +116,12 @@ class JaxEngine(Engine):
         output, pullback = self._program(kernel, forward, wanted, operands)(wanted, operands)
         gradient = gradient.reshape(output.shape)
         backward = self._program(kernel, _pull, pullback, gradient)
+        take = self.take
 
         def call() -> Any:
             found = backward(pullback, gradient)
             for tensor in found.values():
-                tensor.block_until_ready()
+                take(tensor)
             return found
 
         return call
@@ -170,11 +186,12 @@ class JaxEngine(Engine):
             ]
 
         program = self._program(kernel, update, state, gradients, donates=True)
+        take = self.take
 
         def call() -> Any:
             nonlocal state
             state = program(state, gradients)
-            state[0][0].block_until_ready()
+            take(state[0][0])
             return [weights for weights, _ in state]
 
         return call
@@ -189,7 +206,29 @@ class JaxEngine(Engine):
         return found
 
     def network(self, network: Network, mode: str, data: NetworkData) -> WholeNetwork:
-        return JaxNetwork(network, mode, data)
+        return JaxNetwork(network, mode, data, self.take)
+
+
+class JaxOnGpu(JaxEngine):
+    """Programs queue up; that one is done shows when its result is there, and in no stream."""
+
+    dtypes = (*JaxEngine.dtypes, TF32)
+
+    def __init__(self, device: str) -> None:
+        gpu(device)
+        super().__init__("tensorfloat32" if allows_tf32() else "highest")
+        self.last = LastResult()
+        self.take = self.last.take
+        self.stream = HostStream(self.last.finish)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), **gpu_facts(self.device)}
+
+    def network(self, network: Network, mode: str, data: NetworkData) -> WholeNetwork:
+        return JaxNetwork(network, mode, data, self.take, self.last.finish)
+
+    def release(self) -> None:
+        self.last.drop()
 
 
 def _pull(pullback: Any, gradient: Any) -> Any:
@@ -197,7 +236,9 @@ def _pull(pullback: Any, gradient: Any) -> Any:
 
 
 def _resident(primitive: Primitive, name: str, array: Any) -> Any:
-    return on_device(turned(primitive, name, array))
+    dtype = primitive.operand(name).dtype
+    kept = array.astype(jnp.dtype(dtype)) if dtype in SHORT else array
+    return on_device(turned(primitive, name, kept))
 
 
 def _differentiated(kernel: Kernel) -> list[str]:

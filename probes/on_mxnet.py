@@ -23,8 +23,11 @@ import numpy as np
 
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
+from .device import CPU, number_of
 from .engine import Call, Engine, WholeNetwork
+from .host_stream import HostStream
 from .memory_bound import SgdUpdate
+from .mxnet_device import gpu_facts, use_gpu
 from .mxnet_network import (
     LSTM_PARAMETERS,
     PACKED,
@@ -51,9 +54,19 @@ PICTURE_CHANNELS = 4  # at most; images of more are what another layer made of a
 UPSTREAM = "the output's gradient"  # among the operands of a kernel
 
 
-def start() -> Engine:
-    """The engine in this process."""
-    return MxnetEngine()
+def start(device: str = CPU) -> Engine:
+    """The engine in this process, on a device.
+
+    Raises:
+        NoDeviceError: it does not compute there.
+        ValueError: a variable asks for what it does not know.
+    """
+    if number_of(device) is None:
+        return MxnetEngine()
+    use_gpu(device)
+    engine = MxnetEngine(on_gpu=True)
+    engine.stream = HostStream(mx.nd.waitall)
+    return engine
 
 
 class MxnetEngine(Engine):
@@ -71,7 +84,8 @@ class MxnetEngine(Engine):
     )
     finish = staticmethod(mx.nd.waitall)
 
-    def __init__(self) -> None:
+    def __init__(self, on_gpu: bool = False) -> None:
+        self.on_gpu = on_gpu
         self._resident: dict[tuple[int, bool], Any] = {}
 
     def facts(self) -> dict[str, Any]:
@@ -90,6 +104,7 @@ class MxnetEngine(Engine):
             "onednn": bool(mx.runtime.Features().is_enabled("MKLDNN")),
             "blas": _openblas("openblas_get_config"),
             "blas_core": _openblas("openblas_get_corename"),
+            **(gpu_facts() if self.on_gpu else {}),
         }
 
     def threads(self) -> int:
@@ -200,7 +215,7 @@ def _tensor(primitive: Primitive, name: str, array: Any, training: bool) -> Any:
         return as_tensor(array, resident_shape(name, primitive.operand(name).shape))
     shape = primitive.operand(name).shape
     tensor = as_tensor(array, shape if len(shape) == 4 else (*shape, 1))
-    if tensor.shape[1] <= PICTURE_CHANNELS:
+    if tensor.shape[1] <= PICTURE_CHANNELS or tensor.context.device_type != CPU:
         return tensor
     return _as_a_layer_leaves_it(tensor, training)
 

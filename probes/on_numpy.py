@@ -9,21 +9,30 @@ import numpy as np
 
 from .data import Arrays, NetworkData
 from .decompose import Kernel
+from .device import CPU, require_cpu
 from .engine import Call, Engine, Unsupported, WholeNetwork
 from .network import Network
 from .numpy_network import NumpyNetwork
 from .placement import openblas_threads
-from .primitive import BACKWARD_DATA, FORWARD, UPDATE
-from .reference import run
+from .primitive import BACKWARD_DATA, FORWARD, UPDATE, Primitive
+from .reference import KERNELS, Kernels, run
 
 
-def start() -> Engine:
-    """The engine in this process."""
+def start(device: str = CPU) -> Engine:
+    """The engine in this process, on a device.
+
+    Raises:
+        NoDeviceError: it does not compute there.
+    """
+    require_cpu(device, "numpy")
     return NumpyEngine()
 
 
 class NumpyEngine(Engine):
-    """Every kernel is one primitive in one pass: NumPy fuses nothing."""
+    """Every kernel is one primitive in one pass of ``table``: NumPy fuses nothing."""
+
+    def __init__(self, table: Kernels = KERNELS) -> None:
+        self.table = table
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -40,16 +49,21 @@ class NumpyEngine(Engine):
     def kernel(self, kernel: Kernel, arrays: list[Arrays], training: bool) -> Call:
         if kernel.passes == (UPDATE,):
             pairs = list(zip(kernel.primitives, arrays))
-            return lambda: [run(primitive, UPDATE, own) for primitive, own in pairs]
+            return lambda: [self.run(primitive, UPDATE, own) for primitive, own in pairs]
         if len(kernel.primitives) > 1 or len(kernel.passes) > 1:
-            raise Unsupported(f"NumPy fuses nothing: {kernel.label}")
+            raise Unsupported(f"the reference kernels fuse nothing: {kernel.label}")
         (primitive,), (pass_,) = kernel.primitives, kernel.passes
         own = dict(arrays[0])
         if pass_ != FORWARD:
-            own.update(run(primitive, FORWARD, own))
+            own.update(self.run(primitive, FORWARD, own))
         if any(name not in own for name in primitive.reads[pass_]):
-            own.update(run(primitive, BACKWARD_DATA, own))
-        return partial(run, primitive, pass_, {name: own[name] for name in primitive.reads[pass_]})
+            own.update(self.run(primitive, BACKWARD_DATA, own))
+        read = {name: own[name] for name in primitive.reads[pass_]}
+        return partial(self.run, primitive, pass_, read)
+
+    def run(self, primitive: Primitive, pass_: str, arrays: Arrays) -> Arrays:
+        """The operands that a pass writes."""
+        return run(primitive, pass_, arrays, self.table)
 
     def fetch(self, kernel: Kernel, result: Any) -> Arrays:
         if kernel.passes == (UPDATE,):

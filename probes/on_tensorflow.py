@@ -29,7 +29,9 @@ from .attention import Scale
 from .compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
 from .data import Arrays, NetworkData
 from .decompose import Fusion, Kernel
+from .device import CPU, number_of
 from .engine import Call, Engine, Unsupported, WholeNetwork
+from .host_stream import HostStream
 from .memory_bound import (
     Activation,
     BatchNorm,
@@ -42,6 +44,7 @@ from .network import Network
 from .oracle import results
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
 from .residents import Residents
+from .tensorflow_device import gpu_facts, require_gpu, set_up_gpu
 from .tensorflow_network import (
     FIRST_AXES_EXCHANGED,
     OPERATORS,
@@ -73,28 +76,42 @@ FLOAT = tf.float32.as_datatype_enum
 ADD_BIAS = [b"BiasAdd"]
 
 
-def start() -> Engine:
-    """The engine in this process."""
-    return TensorflowEngine()
+def start(device: str = CPU) -> Engine:
+    """The engine in this process, on a device.
+
+    Raises:
+        NoDeviceError: it does not compute there.
+        ValueError: a variable asks for what it does not know.
+    """
+    if number_of(device) is None:
+        return TensorflowEngine()
+    engine = TensorflowEngine(set_up_gpu(device))
+    require_gpu(device)
+    engine.stream = HostStream(tf.test.experimental.sync_devices)
+    return engine
 
 
 class TensorflowEngine(Engine):
-    """What fuses depends on oneDNN, which TensorFlow uses on CPUs with AVX-512 VNNI and newer."""
+    """What fuses depends on oneDNN, which TensorFlow uses on CPUs with AVX-512 VNNI and newer.
+
+    On a GPU ``card`` is the one; there a bias goes by itself.
+    """
 
     computes_on_caller = False
 
-    def __init__(self) -> None:
+    def __init__(self, card: Any = None) -> None:
+        self.card = card
         intra = int(os.environ.get("TF_NUM_INTRAOP_THREADS", len(os.sched_getaffinity(0))))
         tf.config.threading.set_intra_op_parallelism_threads(intra)
         inter = int(os.environ.get("TF_NUM_INTEROP_THREADS", 1))
         tf.config.threading.set_inter_op_parallelism_threads(inter)
         self.graph = os.environ.get("KERNELPROF_TENSORFLOW_EAGER") != "1"
-        self.onednn = bool(_pywrap_util_port.IsMklEnabled())
+        self.onednn = card is None and bool(_pywrap_util_port.IsMklEnabled())
         self.fusion = Fusion(self._chains(), ("lstm_cell", "batch_norm", "layer_norm"))
         self.residents = Residents(_constant)
 
     def _chains(self) -> dict[str, tuple[tuple[str, ...], ...]]:
-        if not self.graph:
+        if not self.graph or self.card is not None:
             return {}
         chains: dict[str, tuple[tuple[str, ...], ...]] = {FORWARD: (CONVOLUTION_BIAS, GEMM_BIAS)}
         if self.onednn:
@@ -116,6 +133,7 @@ class TensorflowEngine(Engine):
             "layer_norm": "composed as in Keras",
             "embedding_gradient": "dense",
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+            **({} if self.card is None else gpu_facts(self.card)),
         }
 
     def threads(self) -> int:

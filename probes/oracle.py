@@ -6,6 +6,7 @@ last among them, so that the check of a network costs seconds and not minutes.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from .data import Arrays
 from .decompose import Kernel
+from .device import TF32
 from .primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE, Primitive
 from .reference import run
 
@@ -20,6 +22,10 @@ PART_FLOP = 10**8  # of a compute-bound kernel that are checked, about
 PART_BYTES = 2**21  # of the operands of any other
 LEAST_PLACES = 4  # along a size that is cut
 TOLERANCE = 1e-4  # of float32 results, relative to the largest element
+# What rounding to fewer bits may add to that, in parts of a number.
+UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+TF32_ROUNDOFF = 2.0**-11
+ROUNDINGS = 4  # of one result: libraries may sum a product in parts, and round each
 
 Size = tuple[int, str]  # a size of the primitive at a place in its kernel
 
@@ -73,7 +79,7 @@ class Check:
 
         Raises:
             WrongResultError: a result is missing, has another size, or is off by more than
-                TOLERANCE.
+                the tolerance.
         """
         if self.kernel.primitives[-1].kind == "dropout":
             self._take_mask(got)
@@ -95,12 +101,25 @@ class Check:
         if got[name].size != np.prod(shape, dtype=np.int64):
             raise WrongResultError(f"{label}: {name} has shape {got[name].shape}, not {shape}")
         error = relative_error(self.cut.part(place, operand, got[name].reshape(shape)), want)
-        if not error <= TOLERANCE:  # a NaN is not below it either
+        accepted = tolerance(self.kernel)
+        if not error <= accepted:  # a NaN is not below it either
             raise WrongResultError(
                 f"{label}: {name} is off by {error:.2g} of its largest element; "
-                f"at most {TOLERANCE:g} is accepted"
+                f"at most {accepted:.2g} is accepted"
             )
         return error
+
+
+def tolerance(kernel: Kernel) -> float:
+    """By how much of its largest element a result may be off, for its dtype.
+
+    Factors in TF32 are exact, as the data is made for it; unless all products are asked to use it.
+    """
+    outputs = [each.operand(each.output) for each in kernel.primitives]
+    roundoff = max(UNIT_ROUNDOFF.get(output.dtype, 0.0) for output in outputs)
+    if os.environ.get(TF32) == "1" and any(each.compute_bound for each in kernel.primitives):
+        roundoff = max(roundoff, TF32_ROUNDOFF)
+    return TOLERANCE + ROUNDINGS * roundoff
 
 
 def relative_error(got: Any, want: Any, least: float = 0.0) -> float:

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from .data import Arrays, NetworkData
+from .device import CPU
 from .engine import Engine, WholeNetwork
 from .engine import start as start_engine
 from .network import Network
@@ -20,9 +21,9 @@ from .spans import ProfiledCall
 CHAIN = "chain-"  # what the names of chains begin with
 
 
-def start() -> Engine:
+def start(device: str = CPU) -> Engine:
     """The engine in this process, whose networks are fed late, or with other numbers."""
-    engine = start_engine(os.environ["PLANTED_ENGINE"])
+    engine = start_engine(os.environ["PLANTED_ENGINE"], device)
     build = engine.network
 
     def network(network: Network, mode: str, data: NetworkData) -> WholeNetwork:

@@ -22,8 +22,12 @@ COLD = "cold"  # all that is read
 CACHES = (WARM, WEIGHTS_COLD, COLD)
 
 ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}
+ITEM_BYTES.update({"float16": 2, "bfloat16": 2, "tf32": 4})
 
 FLOATS = ("float32", "float64")
+# In which matrix products are computed besides.  tf32 is a float32 that holds no more than the 11
+# significant bits which products in TF32 keep of their factors.
+SHORTER_FLOATS = ("float16", "bfloat16", "tf32")
 
 Shape = tuple[int, ...]
 OperandTable = dict[str, tuple[str, ...]]  # pass -> names of operands
@@ -64,6 +68,7 @@ class Primitive:
 
     kind: ClassVar[str] = ""
     compute_bound: ClassVar[bool] = False
+    dtypes: ClassVar[tuple[str, ...]] = FLOATS
     input: ClassVar[str] = "x"
     second_input: ClassVar[str] = ""
     output: ClassVar[str] = "y"
@@ -84,8 +89,8 @@ class Primitive:
                 count = str(field.type).count("int")
                 self._require_integers(field.name, value, count, least=0)
         dtype = getattr(self, "dtype", None)
-        if dtype not in FLOATS:
-            raise ValueError(f"{self.kind}: dtype must be one of {FLOATS}, got {dtype!r}")
+        if dtype not in self.dtypes:
+            raise ValueError(f"{self.kind}: dtype must be one of {self.dtypes}, got {dtype!r}")
 
     def _require_integers(self, name: str, values: object, count: int, least: int) -> None:
         valid = (

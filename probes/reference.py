@@ -20,7 +20,8 @@ Arrays = dict[str, "NDArray[Any]"]
 
 # kind -> pass -> kernel(primitive, *operands in the order of ``reads``), which returns the
 # operands of ``writes``: an array, or a tuple in their order.
-KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
+Kernels = dict[str, dict[str, Callable[..., Any]]]
+KERNELS: Kernels = {
     "gemm": {
         FORWARD: compute_bound.gemm_forward,
         BACKWARD_DATA: compute_bound.gemm_backward_data,
@@ -100,16 +101,17 @@ KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
 _DRAWN = ("mask",)
 
 
-def run(primitive: Primitive, pass_: str, arrays: Arrays) -> Arrays:
+def run(primitive: Primitive, pass_: str, arrays: Arrays, table: Kernels = KERNELS) -> Arrays:
     """The operands that a pass writes, from those that it reads among ``arrays``.
 
-    Results have the dtype of the floating-point operands.  A dropout's ``mask`` is taken from
-    ``arrays`` if it is there.  Only an update changes its operands, w and v, in place.
+    ``table`` holds the kernels; the arrays are such as these take.  Results have the dtype of the
+    floating-point operands.  A dropout's ``mask`` is taken from ``arrays`` if it is there.  Only an
+    update changes its operands, w and v, in place.
 
     Raises:
         ValueError: the primitive has no such pass, or an array does not fit its operand.
     """
-    kernels = KERNELS[primitive.kind]
+    kernels = table[primitive.kind]
     if pass_ not in kernels:
         raise ValueError(f"{primitive.kind}: no pass {pass_!r}; known: {', '.join(kernels)}")
     operands = [

@@ -23,14 +23,20 @@ class Rotation(NamedTuple):
     together_bytes: int = 0
 
     def cold_bytes(self, kernel: Kernel, arrays: list[Arrays]) -> int:
-        """Bytes of what a kernel reads that should come from memory: not its own results."""
-        parts = zip(arrays, self._cold(kernel, arrays))
-        return sum(own[name].nbytes for own, names in parts for name in names)
+        """Bytes of what a kernel reads that should come from memory: not its own results.
+
+        As the engine holds them: shorter floats travel as float32.
+        """
+        parts = zip(kernel.primitives, self._cold(kernel, arrays))
+        return sum(one.operand(name).size_bytes for one, names in parts for name in names)
 
     def sets(self, kernel: Kernel, arrays: list[Arrays]) -> int:
         """How many copies of the arguments take turns."""
-        each = self.cold_bytes(kernel, arrays)
-        return min(self._enough(each), MOST_SETS) if each else 1
+        return self.turns(self.cold_bytes(kernel, arrays))
+
+    def turns(self, each_bytes: int) -> int:
+        """The same, of arguments of which so many bytes are to be cold."""
+        return min(self._enough(each_bytes), MOST_SETS) if each_bytes else 1
 
     def suffices(self, kernel: Kernel, arrays: list[Arrays]) -> bool:
         """Whether all that should be cold is; of tiny operands no number of copies is enough."""

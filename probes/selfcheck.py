@@ -34,6 +34,7 @@ def kernel_error(engine: Engine, kernel: Kernel, seed: int = 0) -> float:
         Unsupported: the engine has no such kernel.
         WrongResultError: it is off by more than is accepted.
     """
+    engine.require_dtypes(kernel)
     random = np.random.RandomState(seed)
     arrays = [primitive_arrays(primitive, random) for primitive in kernel.primitives]
     training = bool({BACKWARD_DATA, BACKWARD_WEIGHTS} & set(kernel.passes))

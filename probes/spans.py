@@ -13,6 +13,7 @@ ALLOCATION = "allocation"
 UPDATE = "update"  # of the weights
 DISPATCH = "dispatch"  # finding out what to run next: Python, a graph's executor, a wrapper
 WHATS = (KERNEL, COPY, ALLOCATION, UPDATE, DISPATCH)
+DEVICE_THREAD = -1  # of spans of a GPU: what it did, and when
 MOVING = {"copy", "pad_channels", "transpose"}  # primitives whose very work it is to move data
 
 

@@ -3,24 +3,26 @@
 
 The profiler names operations as the text of the compiled program does.  There each says by
 ``op_name`` from which line of the network it comes: within the scope of a layer, on the way back
-too, as in ``jit(step)/transpose(jvp(3.fc))/dot_general``.
+too, as in ``jit(step)/transpose(jvp(3.fc))/dot_general``.  On a GPU kernels bear the name of the
+operation that they are of.
 """
 
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
 
+from .engine import Unsupported
+from .jax_profiler import CALL, Event, recorded
 from .network import Network
 from .primitive import FORWARD
 from .scopes import scope_of
 from .spans import (
     ALLOCATION,
     COPY,
+    DEVICE_THREAD,
     DISPATCH,
     KERNEL,
     UPDATE,
@@ -29,9 +31,8 @@ from .spans import (
     moving_layers,
 )
 
-CALL = "kernelprof_call"  # an event around each call that is profiled
 UPDATING = "update"  # the scope of an update, within that of its layer
-END = "end: "  # begins the event at which an operation ends that other threads went on with
+MOVING_ON_GPU = ("Memcpy", "Memset")  # begin the names of what is no kernel
 # What the calling thread does, by how its events' names begin.
 CALLING = {"PjitFunction(": DISPATCH, "AllocateOutputBuffers": ALLOCATION}
 
@@ -184,24 +185,28 @@ class Owners:
         return [read for read in reads if read in self.instructions]
 
 
-class Event(NamedTuple):
-    """What the profiler recorded, in nanoseconds of its own clock.
-
-    ``operation`` is the program's name for it, or nothing.
-    """
-
-    name: str
-    operation: str
-    start_ns: int
-    end_ns: int
-    thread: int
-
-
 def profiled_calls(
-    call: Callable[[], object], calls: int, text: str, network: Network, mode: str
+    call: Callable[[], object],
+    calls: int,
+    text: str,
+    network: Network,
+    mode: str,
+    finish: Callable[[], object] | None = None,
 ) -> list[ProfiledCall]:
-    """So many calls of a program, of which this is the text, under the profiler."""
-    return profiled(recorded(call, calls), Owners(network, mode, text))
+    """So many calls of a program, of which this is the text, under the profiler.
+
+    On a GPU ``finish`` waits until a call is done.
+
+    Raises:
+        Unsupported: the profiler sees nothing of the GPU.
+    """
+    events = recorded(call, calls, finish)
+    if finish is not None and all(event.thread != DEVICE_THREAD for event in events):
+        raise Unsupported(
+            "JAX's profiler sees nothing of the GPU: CUPTI, which it asks, is missing, "
+            "not allowed here, or in use by another tool"
+        )
+    return profiled(events, Owners(network, mode, text))
 
 
 def profiled(events: list[Event], owners: Owners) -> list[ProfiledCall]:
@@ -214,18 +219,25 @@ def profiled(events: list[Event], owners: Owners) -> list[ProfiledCall]:
 
 
 def _spans(events: list[Event], call: Event, owners: Owners) -> list[Span]:
-    spans, lanes = [], Lanes()
+    spans, lanes, gpu_ns = [], Lanes(), call.start_ns
     for event in sorted(events, key=lambda event: (event.start_ns, -event.end_ns)):
         around = True
-        if event.operation:
-            shares = owners.shares(event.operation)
-            around = owners.is_around_others(event.operation)
-        elif event.thread == call.thread and (found := _calling(event.name)):
-            shares = [("", found, 1.0)]
-        else:
-            continue
         start_ns, end_ns = event.start_ns, min(event.end_ns, call.end_ns)
-        lane = lanes.take(event.thread, start_ns, end_ns, around)
+        if event.thread == DEVICE_THREAD:  # where several streams work at a time, that counts once
+            shares = _shares_on_gpu(event, owners)
+            start_ns = max(start_ns, gpu_ns)
+            if start_ns >= end_ns:
+                continue
+            gpu_ns, lane = end_ns, DEVICE_THREAD
+        else:
+            if event.operation:
+                shares = owners.shares(event.operation)
+                around = owners.is_around_others(event.operation)
+            elif event.thread == call.thread and (found := _calling(event.name)):
+                shares = [("", found, 1.0)]
+            else:
+                continue
+            lane = lanes.take(event.thread, start_ns, end_ns, around)
         name = re.sub(r"[.\d]+$", "", event.name)  # of several that are alike
         took_ns, done = end_ns - start_ns, 0.0
         for layer, what, share in shares:
@@ -235,6 +247,16 @@ def _spans(events: list[Event], call: Event, owners: Owners) -> list[Span]:
                 Span(name, layer, what, began - call.start_ns, ended - call.start_ns, lane)
             )
     return spans
+
+
+def _shares_on_gpu(event: Event, owners: Owners) -> list[tuple[str, str, float]]:
+    """As those of an operation; what is of none, or around others, is work of no known layer."""
+    shares = owners.shares(event.operation) if event.operation else [("", DISPATCH, 1.0)]
+    copies = event.name.startswith(MOVING_ON_GPU)
+    return [
+        (layer, (COPY if copies else KERNEL) if what == DISPATCH else what, share)
+        for layer, what, share in shares
+    ]
 
 
 def _calling(name: str) -> str:
@@ -265,43 +287,3 @@ class Lanes:
         while going and going[-1][0] <= start_ns:
             going.pop()
         return not going or (going[-1][1] and end_ns <= going[-1][0])
-
-
-def recorded(call: Callable[[], object], calls: int) -> list[Event]:
-    """The events of so many calls, after one that is not recorded: the profiler warms up too."""
-    import jax
-
-    options = jax.profiler.ProfileOptions()
-    options.host_tracer_level = 1
-    options.python_tracer_level = options.device_tracer_level = 0
-    with tempfile.TemporaryDirectory() as folder:
-        jax.profiler.start_trace(folder, profiler_options=options)
-        try:
-            call()
-            for _ in range(calls):
-                with jax.profiler.TraceAnnotation(CALL):
-                    call()
-        finally:
-            jax.profiler.stop_trace()
-        (path,) = Path(folder).rglob("*.xplane.pb")
-        profile = jax.profiler.ProfileData.from_file(str(path))
-    return _events(line.events for plane in profile.planes for line in plane.lines)
-
-
-def _events(threads: Iterable[Iterable[Any]]) -> list[Event]:
-    """The events of each thread; an operation ends where the last thread at it says so."""
-    found: list[tuple[Event, Any]] = []
-    ends: dict[Any, int] = {}
-    for thread, events in enumerate(threads):
-        for event in events:
-            told = dict(event.stats)
-            start_ns, end_ns = round(event.start_ns), round(event.end_ns)
-            if event.name.startswith(END):
-                ends[told["_c"]] = start_ns
-            else:
-                operation = str(told.get("hlo_op", ""))
-                made = Event(event.name, operation, start_ns, end_ns, thread)
-                found.append((made, told.get("_p") if operation else None))
-    return [
-        event._replace(end_ns=max(event.end_ns, ends.get(number, 0))) for event, number in found
-    ]

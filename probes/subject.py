@@ -38,6 +38,8 @@ class Timed(NamedTuple):
 class Subject:
     """Builds, checks and samples.  Place 0 of the held results belongs to the whole network."""
 
+    rested_ns = RESTED_NS
+
     def __init__(
         self,
         engine: Engine,
@@ -92,6 +94,7 @@ class Subject:
 
     def _checked(self, kernel: Kernel, data: NetworkData, index: int) -> Call:
         """The kernel's call, once its result agrees with the oracle."""
+        self.engine.require_dtypes(kernel)
         arrays = data.kernel(kernel)
         call = self.engine.kernel(kernel, arrays, self.training)
         check = Check(kernel, arrays)
@@ -207,7 +210,7 @@ class Subject:
         before all: threads wake up, and memory that the host took back meanwhile is there again.
         """
         with self.engine.scope(self.training):
-            if time.perf_counter_ns() - self.worked_ns > RESTED_NS:
+            if time.perf_counter_ns() - self.worked_ns > self.rested_ns:
                 self._settle()
             sampled = [self._round(round_) for round_ in rounds]
         self.worked_ns = time.perf_counter_ns()

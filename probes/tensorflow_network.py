@@ -470,6 +470,8 @@ class TensorflowNetwork(WholeNetwork):
     def profile(self, calls: int) -> list[ProfiledCall]:
         if not self.graph:
             raise Unsupported("op by op TensorFlow's profiler does not tell layers apart")
+        if "GPU" in self.input.device:
+            raise Unsupported("TensorFlow's profiler is read on the CPU only")
         graph: Any = self._call
         nodes = {
             node.name: (node.type, tuple(tensor.op.name for tensor in node.inputs))

@@ -16,12 +16,15 @@ from typing import Callable
 
 import numpy as np
 
+from . import gpu_ceilings
 from .circumstances import Watch
 from .clock import clock_facts
+from .clock_comparison import compare_clocks
 from .data import NetworkData
 from .decompose import Kernel
 from .engine import Engine
-from .failure import failure_of
+from .failure import DeviceLostError, failure_of
+from .gpu_subject import GpuSubject
 from .network import Network
 from .observer import Observer, page_fault_ns
 from .placement import pin_busiest, return_memory, run_ns, thread_cpus, unpin, wait_until_idle
@@ -58,6 +61,8 @@ class Worker:
             "observe": self.observe,
             "profile": self.profile,
             "repeat": self.repeat,
+            "ceilings": self.ceilings,
+            "compare_clocks": self.compare_clocks,
         }
 
     def serve(self, channel: Channel) -> None:
@@ -70,10 +75,19 @@ class Worker:
                 continue
             if request is None:
                 return
-            channel.send(self.answer(request))
+            try:
+                answer = self.answer(request)
+            except DeviceLostError as error:  # an engine that is shut down then may hang
+                channel.send({"failure": {"kind": "crash", "reason": str(error)}})
+                os._exit(1)
+            channel.send(answer)
 
     def answer(self, request: Message) -> Message:
-        """Do what a request asks; what the engine cannot do becomes a failure."""
+        """Do what a request asks; what the engine cannot do becomes a failure.
+
+        Raises:
+            DeviceLostError: this worker has to end.
+        """
         try:
             verb = self.verbs[request.pop("do")]
             return {"ok": verb(**request)}
@@ -98,6 +112,7 @@ class Worker:
             "clock_block_ns": self.clock.block_ns,
             "clock_loop_ns": self.clock.loop_ns,
             **self.ranges.facts(),
+            **({} if self.engine.stream is None else {"gpu_clock": self.engine.stream.clock}),
         }
 
     def build(
@@ -116,19 +131,18 @@ class Worker:
         ``cache`` and ``together_bytes`` are those of ``Rotation``.
         """
         unpin(self.cpus)
+        kind = Subject if self.engine.stream is None else GpuSubject
         shared = self.engine, self.clock, self.ranges, self.watch
         rotation = Rotation(cache, together_bytes)
         data = NetworkData(Network.from_json(network), batch, seed)
         answers = {}
         for name, asked in subjects.items():
             try:
-                subject = Subject(*shared, data, rotation, **asked)
+                subject = kind(*shared, data, rotation, **asked)
                 wait_until_idle()  # the oracle's threads spin on, and are not the engine's
                 ran = run_ns()
                 subject.warm_up(int(warm_up_s * 1e9))
-                self.computing = pin_busiest(
-                    self.cpus, ran, self.engine.computes_on_caller, self.engine.pool()
-                )
+                self.computing = self._pinned(ran)
                 self.subjects[name] = subject
                 answers[name] = subject.describe()
             except Exception as error:  # one subject's fault is not another's
@@ -138,6 +152,15 @@ class Worker:
         gc.collect()
         gc.freeze()  # what lives now stays; collections between samples need not look at it
         return answers
+
+    def _pinned(self, ran_ns: dict[int, int]) -> tuple[int, ...]:
+        """Threads that compute and have a CPU of their own.
+
+        Of those that hand work to a GPU none gets one; the calling thread is who must not wait.
+        """
+        if self.engine.stream is not None:
+            return (os.getpid(),)
+        return pin_busiest(self.cpus, ran_ns, self.engine.computes_on_caller, self.engine.pool())
 
     def turn(self, subject: str, rounds: list[int]) -> Message:
         """The samples of some rounds of one subject, with what happened around each."""
@@ -188,6 +211,14 @@ class Worker:
         assert self.observer is not None, "observe first"
         return self.observer.repeat(calls, least_s)
 
+    def ceilings(self) -> Message:
+        """What the engine's GPU cannot exceed."""
+        return gpu_ceilings.measure(self.engine)
+
+    def compare_clocks(self, primitive: Message, seed: int) -> Message:
+        """A primitive by the clocks of samples and by the engine's own profiler."""
+        return compare_clocks(self.engine, primitive_from_json(primitive), seed)
+
     def drop(self, subjects: list[str] | None = None) -> Message:
         """Forget subjects and free their memory."""
         self.observer = None
@@ -195,5 +226,6 @@ class Worker:
             self.subjects.pop(name, None)
         gc.unfreeze()
         gc.collect()
+        self.engine.release()
         return_memory()
         return {}

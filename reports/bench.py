@@ -60,7 +60,7 @@ def primitive_line(primitive: str) -> Text:
 
 def finding_line(one: PrimitiveResult | FailureResult) -> Text:
     """A pass in an engine: what one call takes, or why that is not known."""
-    where = [one.mode, _pass(one.passes), printable(one.engine), str(one.threads)]
+    where = [one.mode, pass_name(one.passes), printable(one.engine), str(one.threads)]
     if isinstance(one, PrimitiveResult):
         return Text(INDENT + _aligned([*where, *_measured(one)]))
     line = Text(f"{INDENT}{_aligned(where)}  ").append("failed", style="bold red")
@@ -69,17 +69,20 @@ def finding_line(one: PrimitiveResult | FailureResult) -> Text:
 
 def bench_verdict(results: Results) -> str:
     """The outcome in a few sentences."""
+    return " ".join(bench_sentences(results))
+
+
+def bench_sentences(results: Results) -> list[str]:
+    """The sentences of the outcome, the most important first."""
     sizes = len({one.primitive for one in results.primitives})
     outcome = f"{counted(len(results.primitives), 'kernel')} of {counted(sizes, 'size')} measured"
     first = f"{outcome}; {len(results.failures)} failed." if results.failures else f"{outcome}."
     lukewarm = sum(one.lukewarm for one in results.primitives)
-    return " ".join(
-        [
-            first,
-            *sampling_verdict([one.sampling for one in results.primitives]),
-            *([f"{counted(lukewarm, 'kernel')} too small to be made cold."] if lukewarm else []),
-        ]
-    )
+    return [
+        first,
+        *sampling_verdict([one.sampling for one in results.primitives]),
+        *([f"{counted(lukewarm, 'kernel')} too small to be made cold."] if lukewarm else []),
+    ]
 
 
 def to_json(one: PrimitiveResult) -> dict[str, Any]:
@@ -115,7 +118,8 @@ def _primitive(one: PrimitiveResult | FailureResult) -> str:
     return one.primitive if isinstance(one, PrimitiveResult) else one.network
 
 
-def _pass(passes: tuple[str, ...]) -> str:
+def pass_name(passes: tuple[str, ...]) -> str:
+    """What the passes of one call are called together."""
     return NAMES.get(passes, "+".join(passes))
 
 

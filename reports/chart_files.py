@@ -3,49 +3,76 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-import altair as alt
+from kernelprof.results import CaseResult, PrimitiveResult, Results
 
-from kernelprof.results import CaseResult, Results
-
-from .charts import accuracy_chart, layers_chart, save_chart, times_chart
+from .charts import Picture, distinct, save_chart
 from .diagnosis_charts import ladder_chart, ledger_chart
 from .findings import diagnosed_engines
+from .layer_charts import layers_chart, stacks_chart
 from .ledger import with_ledger
-from .order import networks
+from .order import groups
+from .roofline_chart import placement_name, roofline_chart
+from .size_charts import size_rows, sizes_chart
+from .sweep_charts import over_batches, over_threads, speedups_chart, throughput_chart
+from .times_charts import accuracy_chart, overview_chart, times_chart
+
+SUFFIXES = (".svg", ".png")
 
 
 def save_charts(results: Results, folder: Path) -> list[Path]:
     """Write every chart of a run as .svg and .png; the files written."""
-    charts = {"accuracy": accuracy_chart(results.cases)} if results.cases else {}
-    for name, cases in networks(results).items():
-        charts[f"times-{_words_of_a_file(name)}"] = times_chart(cases)
+    written = []
+    for parts, picture in _charts(results):
+        name = "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
+        paths = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+        save_chart(picture, *paths)
+        written += paths
+    return written
+
+
+def _charts(results: Results) -> Iterator[tuple[tuple[object, ...], Picture]]:
+    """Every chart with the parts of its file's name."""
+    if len({case.engine for case in results.cases}) > 1:
+        yield ("overview",), overview_chart(results.cases)
+    if any(case.predicted for case in results.cases):
+        yield ("accuracy",), accuracy_chart(results.cases)
+    yield from _of_groups(results)
     for case in results.cases:
-        charts[f"layers-{_file_name(case)}"] = layers_chart(case)
-    charts.update(_diagnosis_charts(results))
-    paths = [folder / f"{name}{suffix}" for name in charts for suffix in (".svg", ".png")]
-    for path in paths:
-        save_chart(charts[path.stem], path)
-    return paths
-
-
-def _diagnosis_charts(results: Results) -> dict[str, alt.LayerChart]:
-    """The charts of what was diagnosed, by the names of their files."""
-    charts = {}
+        yield ("layers", *_parts(case)), layers_chart(case)
+        yield ("ladder", *_parts(case)), ladder_chart(case)
     for engine, cases in diagnosed_engines(results.cases).items():
-        profiled = with_ledger(cases)
-        if profiled:
-            charts[f"ledger-{_words_of_a_file(engine)}"] = ledger_chart(profiled)
-        for case in profiled:
-            charts[f"ladder-{_file_name(case)}"] = ladder_chart(case)
-    return charts
+        if profiled := with_ledger(cases):
+            yield ("ledger", engine), ledger_chart(profiled)
+    yield from _of_kernels(results)
 
 
-def _file_name(case: CaseResult) -> str:
-    parts = (case.network, case.mode, case.batch, case.engine, case.device, case.threads)
-    return "-".join(map(_words_of_a_file, parts))
+def _of_groups(results: Results) -> Iterator[tuple[tuple[object, ...], Picture]]:
+    for group in groups(results):
+        parts = (group.network, group.mode, group.batch)
+        if group.cases:
+            yield ("times", *parts), times_chart(group.cases)
+            yield ("stacks", *parts), stacks_chart(group.cases)
+        if over_threads(group.cases):
+            yield ("threads", *parts), speedups_chart(group.cases)
+    sweeps: dict[tuple[str, str, str], list[CaseResult]] = {}
+    for own in over_batches(results.cases):
+        key = (own[0].network, own[0].mode, placement_name(own[0]))
+        sweeps.setdefault(key, []).extend(own)
+    for key, cases in sweeps.items():
+        yield ("batches", *key), throughput_chart(cases)
 
 
-def _words_of_a_file(part: object) -> str:
-    return re.sub(r"[^\w.]+", "_", str(part))
+def _of_kernels(results: Results) -> Iterator[tuple[tuple[object, ...], Picture]]:
+    everything: list[CaseResult | PrimitiveResult] = [*results.cases, *results.primitives]
+    for placement in distinct(map(placement_name, everything)):
+        yield ("roofline", placement), roofline_chart(results, placement)
+    rows = [row for one in everything for row in size_rows(one)]
+    for key in dict.fromkeys((row["kind"], row["pass"], row["placement"]) for row in rows):
+        yield ("sizes", *key), sizes_chart(results, *key)
+
+
+def _parts(case: CaseResult) -> tuple[object, ...]:
+    return case.network, case.mode, case.batch, case.engine, case.device, case.threads

@@ -42,7 +42,12 @@ def to_json(results: Results) -> dict[str, Any]:
 
 def to_json_text(results: Results) -> str:
     """The report as the text of a JSON file."""
-    return json.dumps(to_json(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(to_json(results))
+
+
+def json_text(report: dict[str, Any]) -> str:
+    """What `to_json` made as the text of a file."""
+    return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def case_json(case: CaseResult) -> dict[str, Any]:
@@ -79,6 +84,7 @@ def _case(case: CaseResult) -> dict[str, Any]:
         "findings": findings_json(case),
         "profiler_share": case.diagnosis.profiler_share if case.diagnosis else None,
         "missing_evidence": case.diagnosis.missing if case.diagnosis else {},
+        **({"gpu": asdict(case.gpu)} if case.gpu else {}),
     }
 
 
@@ -105,6 +111,7 @@ def _layer(layer: LayerResult) -> dict[str, Any]:
         "in_network_s": layer.in_network_s,
         "nsys_s": layer.nsys_s,
         "gpu": asdict(layer.gpu) if layer.gpu else None,
+        **({**layer.sides._asdict(), "bound": layer.sides.bound} if layer.sides else {}),
         "kernels": [
             {
                 "primitives": kernel.primitives,

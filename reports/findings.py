@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kernelprof.diagnosis.ledger import JUDGED_SHARE, KERNELS, UPDATING
+from kernelprof.probes.device import CPU
 from kernelprof.results import CaseResult, Finding, Saving
 from kernelprof.units import counted, duration, share
 
@@ -229,6 +230,8 @@ def command(one: Instance) -> list[str]:
         *("kernelprof run", shlex.quote(printable(one.case.network))),
         f"--engine {shlex.quote(engine)}",
     ]
+    if one.case.device != CPU:
+        words.append(f"--device {one.case.device}")
     for name, value in one.finding.change:
         if value is not None:
             words.append(f"--env {shlex.quote(f'{engine}:{name}={printable(value)}')}")

@@ -17,22 +17,42 @@ from kernelprof.diagnosis.ledger import (
     CALLING,
     FEEDING,
     IDLE,
-    OF_LAYERS,
     RESIDUAL,
     TIMER,
     UPDATING,
 )
+from kernelprof.diagnosis.ledger_on_gpu import (
+    ALLOCATING,
+    FROM_GPU,
+    LAUNCHING,
+    TO_GPU,
+    WAITING,
+)
 from kernelprof.results import CaseResult, LayerResult
 from kernelprof.units import TimeUnit, counted, in_unit
 
-from .ledger import NOTHING_S, diagnosis_of, part_s, parts_unit, tidy
+from .ledger import (
+    NOTHING_S,
+    diagnosis_of,
+    layer_parts,
+    part_s,
+    parts_of,
+    parts_unit,
+    tidy,
+    with_ledger,
+)
 from .lines import printable
 from .order import largest
 from .text_table import WIDE, add_number_columns, or_none, text_table
 
 LAYERS_SHOWN = 25
 OTHER = "other operations"  # that the engine runs for none of the layers
-OUTSIDE = (FEEDING, IDLE, TIMER, RESIDUAL)
+OUTSIDE = (
+    *(FEEDING, IDLE, TIMER),
+    *(TO_GPU, FROM_GPU, LAUNCHING, ALLOCATING, WAITING),
+    RESIDUAL,
+)
+SELDOM = (OTHER, TIMER, TO_GPU, FROM_GPU, ALLOCATING, WAITING)  # not told of where it is nothing
 RUNGS = ("ceiling", "reference", "alone", "in network")
 STEPS = ("+kernel", "+context")  # from the ceiling to alone, from alone to in network
 
@@ -60,7 +80,8 @@ class Rungs:
 
 def layer_rungs(case: CaseResult) -> list[Rungs]:
     """The rungs of each layer; one that the profiler does not show is fused: it takes no time."""
-    return [_rungs(layer, bool(diagnosis_of(case).ledger)) for layer in case.layers]
+    profiled = bool(with_ledger([case]))
+    return [_rungs(layer, profiled) for layer in case.layers]
 
 
 def _rungs(layer: LayerResult, profiled: bool) -> Rungs:
@@ -85,32 +106,41 @@ def beyond_layers(case: CaseResult) -> dict[str, float]:
 
     Within the layers are their shares of the update, and of dispatch what passes inside of them.
     """
-    if not diagnosis_of(case).ledger:
+    if not with_ledger([case]):
         return {}
     shown = {layer.name for layer in case.layers if layer.in_network_s is not None}
-    of_layers = [one for one in diagnosis_of(case).ledger if one.part in OF_LAYERS]
+    of_layers = [one for one in diagnosis_of(case).ledger if one.part in layer_parts(case)]
     layered_s = sum(one.seconds for one in of_layers if one.layer in shown)
     within_s = sum(layer.in_network_s or 0.0 for layer in case.layers) - layered_s
     update_s = part_s(case, UPDATING)
     updated_s = min(update_s, max(within_s, 0.0))
     return {
         OTHER: sum(one.seconds for one in of_layers if one.layer not in shown),
-        CALLING: part_s(case, CALLING) - (within_s - updated_s),
+        **_calling(case, within_s - updated_s),
         UPDATING: update_s - updated_s,
-        **{part: part_s(case, part) for part in OUTSIDE},
+        **{part: part_s(case, part) for part in parts_of(case) if part in OUTSIDE},
     }
+
+
+def _calling(case: CaseResult, within_layers_s: float) -> dict[str, float]:
+    """Finding out what to run next: what of it is not within layers."""
+    if case.gpu is not None:
+        return {}
+    return {CALLING: part_s(case, CALLING) - within_layers_s}
 
 
 def steps(case: CaseResult) -> list[tuple[str, float]]:
     """The whole ladder of a case: its ceiling and each step above, up to the measured time."""
     whole = together("", layer_rungs(case))
     alone_s = whole.alone_s or 0.0
-    found = {
-        "ceiling": whole.ceiling_s or 0.0,
-        "kernel": alone_s - (whole.ceiling_s or 0.0),
-        "context": (whole.in_network_s or 0.0) - alone_s,
-        **beyond_layers(case),
-    }
+    if whole.ceiling_s is None:
+        found = {"kernels alone": alone_s}
+    else:
+        found = {"ceiling": whole.ceiling_s, "kernel": alone_s - whole.ceiling_s}
+    if whole.in_network_s is None:
+        found["context and beyond"] = case.measured.value_s - alone_s
+    else:
+        found |= {"context": whole.in_network_s - alone_s, **beyond_layers(case)}
     return [(name, seconds) for name, seconds in found.items() if abs(seconds) > NOTHING_S]
 
 
@@ -130,7 +160,7 @@ def ladder_table(case: CaseResult, width: int = WIDE) -> Table:
     for name, seconds in beyond_layers(case).items():
         if name == UPDATING and abs(seconds) <= NOTHING_S < part_s(case, UPDATING):
             table.add_row("update, within the layers", *before, or_none(None, str))
-        elif name not in (OTHER, TIMER) or abs(seconds) > NOTHING_S:
+        elif name not in SELDOM or abs(seconds) > NOTHING_S:
             table.add_row(name, *before, in_unit(tidy(seconds), unit))
     measured = in_unit(case.measured.value_s, unit)
     table.add_row(Text("whole step", style="bold"), *before, measured)

@@ -22,6 +22,15 @@ from kernelprof.diagnosis.ledger import (
     TIMER,
     UPDATING,
 )
+from kernelprof.diagnosis.ledger_on_gpu import (
+    ALLOCATING,
+    FROM_GPU,
+    GPU_PARTS,
+    LAUNCHING,
+    OF_LAYERS_ON_GPU,
+    TO_GPU,
+    WAITING,
+)
 from kernelprof.results import CaseResult, Diagnosis
 from kernelprof.units import TimeUnit, column_unit, count, counted, duration, in_unit, share
 
@@ -40,6 +49,11 @@ SHORT = {
     IDLE: "idle",
     TIMER: "timer",
     RESIDUAL: "residual",
+    TO_GPU: "to GPU",
+    FROM_GPU: "from GPU",
+    LAUNCHING: "launch gaps",
+    ALLOCATING: "allocation",
+    WAITING: "waiting",
 }
 HYPHENATED = {  # where room is dear
     "threads": "thr-\neads",
@@ -50,6 +64,11 @@ HYPHENATED = {  # where room is dear
     "update": "up-\ndate",
     "feeding": "feed-\ning",
     "residual": "resi-\ndual",
+    "to GPU": "to\nGPU",
+    "from GPU": "from\nGPU",
+    "launch gaps": "launch\ngaps",
+    "allocation": "allo-\ncation",
+    "waiting": "wait-\ning",
 }
 JUDGED = f"{100 * JUDGED_SHARE:g} %"
 NOTHING_S = 1e-12  # what rounding leaves of nothing
@@ -78,6 +97,16 @@ def part_s(case: CaseResult, part: str, layer: str | None = None) -> float:
     )
 
 
+def parts_of(case: CaseResult) -> tuple[str, ...]:
+    """The parts that the ledger of a case has, in their order."""
+    return PARTS if case.gpu is None else GPU_PARTS
+
+
+def layer_parts(case: CaseResult) -> tuple[str, ...]:
+    """Those of them that are told by layer."""
+    return OF_LAYERS if case.gpu is None else OF_LAYERS_ON_GPU
+
+
 def parts_unit(case: CaseResult) -> TimeUnit:
     """The unit for the parts of a case: that of a tenth of its time, as large layers take."""
     return column_unit([case.measured.value_s / 10])
@@ -102,7 +131,7 @@ def ledger_table(cases: Sequence[CaseResult], most: int, width: int = WIDE) -> T
     parts = parts_shown(cases)
     unit = column_unit(case.measured.value_s for case in cases)
     heads = ["network", "mode", "threads", unit.symbol, *(SHORT[part] for part in parts)]
-    if width < WIDE:
+    if width < WIDE or parts == list(GPU_PARTS):
         heads = [HYPHENATED.get(head, head) for head in heads]
     heads[4] += " %"  # and so are those that follow
     table = text_table(*heads[:2])
@@ -119,7 +148,9 @@ def ledger_table(cases: Sequence[CaseResult], most: int, width: int = WIDE) -> T
 
 
 def parts_shown(cases: Sequence[CaseResult]) -> list[str]:
-    """All parts, but for the timer's where it never counts."""
+    """All parts, but for the timer's where it never counts; a run is on a GPU, or is not."""
+    if any(case.gpu is not None for case in cases):
+        return list(GPU_PARTS)
     timed = any(part_s(c, TIMER) >= SHOWN_SHARE * c.measured.value_s for c in cases)
     return [part for part in PARTS if part != TIMER or timed]
 
@@ -137,17 +168,18 @@ def layers_ledger_table(case: CaseResult) -> Table:
     """The parts of a case by layer, and below them those of none, which add up to the time."""
     unit = parts_unit(case)
     table = text_table("layer")
-    add_number_columns(table, *(f"{SHORT[part]} {unit.symbol}" for part in OF_LAYERS))
+    told = layer_parts(case)
+    add_number_columns(table, *(f"{SHORT[part]} {unit.symbol}" for part in told))
     add_number_columns(table, f"all {unit.symbol}", "share")
     for layer in ledger_layers(case):
-        own = [part_s(case, part, layer) for part in OF_LAYERS]
+        own = [part_s(case, part, layer) for part in told]
         name = Text(printable(layer) or "no layer")
         cells = [in_unit(seconds, unit) for seconds in own]
         table.add_row(name, *cells, *_sum_cells(case, sum(own), unit))
-    for part in PARTS:
-        if part not in OF_LAYERS and (seconds := tidy(part_s(case, part))):
-            table.add_row(part, "", "", "", *_sum_cells(case, seconds, unit))
-    totals = [in_unit(part_s(case, part), unit) for part in OF_LAYERS]
+    for part in parts_of(case):
+        if part not in told and (seconds := tidy(part_s(case, part))):
+            table.add_row(part, *[""] * len(told), *_sum_cells(case, seconds, unit))
+    totals = [in_unit(part_s(case, part), unit) for part in told]
     measured = _sum_cells(case, case.measured.value_s, unit)
     table.add_row(Text("measured", style="bold"), *totals, *measured)
     return table
@@ -155,7 +187,7 @@ def layers_ledger_table(case: CaseResult) -> Table:
 
 def ledger_layers(case: CaseResult) -> list[str]:
     """The layers that the ledger names, in the network's order; time of none comes last."""
-    named = {one.layer for one in diagnosis_of(case).ledger if one.part in OF_LAYERS}
+    named = {one.layer for one in diagnosis_of(case).ledger if one.part in layer_parts(case)}
     order = [layer.name for layer in case.layers if layer.name in named]
     return [*order, *sorted(named - {*order, ""}), *([""] if "" in named else [])]
 

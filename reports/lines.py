@@ -32,7 +32,7 @@ def case_header() -> Text:
 def case_line(case: CaseResult) -> Text:
     """A measured case."""
     faster = speedup(case.reference_s, case.measured.value_s)
-    return Text(
+    line = Text(
         _aligned(
             [
                 *_where(case),
@@ -44,6 +44,7 @@ def case_line(case: CaseResult) -> Text:
             ]
         )
     )
+    return line if case.gpu is None else line.append(f"  {case.device}, {case.gpu.bound}-bound")
 
 
 def failure_line(failure: FailureResult) -> Text:

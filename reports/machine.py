@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -11,15 +11,25 @@ from rich.table import Table
 from rich.text import Text
 
 from kernelprof.ceilings import Ceilings, PlacementCeilings
+from kernelprof.gpu.devices import GpuDevice
 from kernelprof.machine import Machine
 from kernelprof.topology import listed
-from kernelprof.units import counted, gflop, rate, share, significant, size
+from kernelprof.units import counted, duration, gflop, rate, share, significant, size
 
 from .lines import printable
 from .text_table import NONE, add_number_columns, or_none, text_table
 
 BUSY_SHARE = 0.8  # of the best, that the median window reaches on a machine with nothing else to do
 DOUBTED = "?"
+CONVENTIONS_OF_GPU = (
+    "The best of many short windows between events of CUDA: of square products of random numbers, "
+    "and of traffic that counts each byte read and each byte written."
+)
+LAUNCHED = {
+    "queued": "one behind the other",
+    "replayed": "in a graph",
+    "answered": "until the CPU knows that it is done",
+}
 CONVENTIONS = (
     "The best of many short windows, one thread pinned to each CPU. A multiply-add is 2 flop. "
     "Traffic counts each byte read and each byte written; what a cache fetches only to overwrite "
@@ -30,18 +40,55 @@ Row = tuple[str, ...]
 Cell = tuple[float, tuple[str, ...]]  # a rate, and what speaks against it
 
 
-def machine_json(machine: Machine, ceilings: Ceilings) -> dict[str, Any]:
-    """The machine and its ceilings, for scripts."""
-    return {**machine.to_json(), "ceilings": ceilings.to_json()}
+def machine_json(
+    machine: Machine, ceilings: Ceilings, cards: Sequence[GpuDevice] = ()
+) -> dict[str, Any]:
+    """The machine, its GPUs if there are any, and the ceilings, for scripts."""
+    gpus = {"gpus": {card.device: card.to_json() for card in cards}} if cards else {}
+    return {**machine.to_json(), **gpus, "ceilings": ceilings.to_json()}
 
 
-def machine_tables(machine: Machine, ceilings: Ceilings) -> Group:
-    """How the machine is built, then its ceilings by thread count."""
+def machine_tables(machine: Machine, ceilings: Ceilings, cards: Sequence[GpuDevice] = ()) -> Group:
+    """How the machine is built, its ceilings by thread count, then its GPUs and theirs."""
     parts: list[RenderableType] = [topology_table(machine)]
     if ceilings.placements:
-        parts += ["", arithmetic_table(ceilings), "", memory_table(ceilings), ""]
-        parts += [Text(line) for line in [CONVENTIONS, *_notes(ceilings)]]
+        counts = sorted(ceilings.placements.items())
+        known = {counted(threads, "thread"): at for threads, at in counts}
+        parts += _ceilings(known, [CONVENTIONS, *_notes(ceilings)])
+    for card in cards:
+        parts += ["", gpu_table(card)]
+    if ceilings.devices:
+        lines = [CONVENTIONS_OF_GPU, *_notes_of_gpus(ceilings)]
+        parts += _ceilings(ceilings.devices, lines)
     return Group(*parts)
+
+
+def _ceilings(known: Mapping[str, PlacementCeilings], lines: list[str]) -> list[RenderableType]:
+    return [
+        *("", arithmetic_table(known), "", memory_table(known), ""),
+        *(Text(line) for line in lines),
+    ]
+
+
+def gpu_table(card: GpuDevice) -> Table:
+    """A fact of a card per row."""
+    table = text_table(card.device, "")
+    megahertz = "to {:,.0f} MHz"
+    for name, value in {
+        "card": card.name,
+        "driver": f"{card.driver}, for CUDA {card.cuda}",
+        "compute capability": card.capability,
+        "multiprocessors": or_none(card.sms, str),
+        "SM clock": or_none(card.max_sm_hz, lambda hz: megahertz.format(hz / 1e6)),
+        "memory clock": or_none(card.max_memory_hz, lambda hz: megahertz.format(hz / 1e6)),
+        "L2 cache": or_none(card.l2_bytes, size),
+        "memory": size(card.memory_bytes),
+        "ECC": or_none(card.ecc, lambda on: "on" if on else "off"),
+        "power limit": or_none(card.power_limit_w, "{:.0f} W".format),
+        "fingerprint": card.fingerprint,
+    }.items():
+        table.add_row(name, printable(value))
+    return table
 
 
 def topology_table(machine: Machine) -> Table:
@@ -90,24 +137,22 @@ def _clock(machine: Machine) -> str:
     return ", ".join(words) or "not shown by the system"
 
 
-def arithmetic_table(ceilings: Ceilings) -> Table:
-    """GFLOP/s: an instruction set and type per row, a thread count per column."""
-    cells: dict[Row, dict[int, Cell]] = {}
-    for threads, known in ceilings.placements.items():
-        for one in known.arithmetic:
-            row = cells.setdefault((one.isa, one.dtype), {})
-            row[threads] = one.rate.best_per_s, one.doubts
-    return _rates_table("Arithmetic, GFLOP/s", "type", cells, ceilings, gflop)
+def arithmetic_table(known: Mapping[str, PlacementCeilings]) -> Table:
+    """GFLOP/s: an instruction set and type per row, a thread count or a GPU per column."""
+    cells: dict[Row, dict[str, Cell]] = {}
+    for name, at in known.items():
+        for one in at.arithmetic:
+            cells.setdefault((one.isa, one.dtype), {})[name] = one.rate.best_per_s, one.doubts
+    return _rates_table("Arithmetic, GFLOP/s", "type", cells, known, gflop)
 
 
-def memory_table(ceilings: Ceilings) -> Table:
-    """GB/s: an operation on the data of a level per row, a thread count per column."""
-    cells: dict[Row, dict[int, Cell]] = {}
-    for threads, known in ceilings.placements.items():
-        for one in known.memory:
-            row = cells.setdefault((one.level, one.operation), {})
-            row[threads] = one.rate.best_per_s, ()
-    return _rates_table("Memory, GB/s", "operation", cells, ceilings, _gigabytes)
+def memory_table(known: Mapping[str, PlacementCeilings]) -> Table:
+    """GB/s: an operation on the data of a level per row, a thread count or a GPU per column."""
+    cells: dict[Row, dict[str, Cell]] = {}
+    for name, at in known.items():
+        for one in at.memory:
+            cells.setdefault((one.level, one.operation), {})[name] = one.rate.best_per_s, ()
+    return _rates_table("Memory, GB/s", "operation", cells, known, _gigabytes)
 
 
 def _gigabytes(bytes_per_s: float) -> str:
@@ -117,17 +162,16 @@ def _gigabytes(bytes_per_s: float) -> str:
 def _rates_table(
     title: str,
     heading: str,
-    cells: dict[Row, dict[int, Cell]],
-    ceilings: Ceilings,
+    cells: dict[Row, dict[str, Cell]],
+    columns: Collection[str],
     write: Callable[[float], str],
 ) -> Table:
     """The first name of a row is said once for all rows that start with it."""
-    counts = sorted(ceilings.placements)
     table = text_table(title, heading)
-    add_number_columns(table, *(counted(threads, "thread") for threads in counts))
+    add_number_columns(table, *columns)
     before = ""
     for (first, *others), row in cells.items():
-        numbers = [_number(row.get(threads), write) for threads in counts]
+        numbers = [_number(row.get(column), write) for column in columns]
         table.add_row("" if first == before else first, *others, *numbers)
         before = first
     return table
@@ -143,12 +187,36 @@ def _number(cell: Cell | None, write: Callable[[float], str]) -> str:
 def _notes(ceilings: Ceilings) -> Iterator[str]:
     for threads, known in sorted(ceilings.placements.items()):
         where = f"{counted(threads, 'thread')} on CPU{'s'[: threads - 1]} {listed(known.cpus)}"
-        clock = f"clock {significant(known.clock_hz.best_per_s / 1e9)} GHz"
-        yield f"{where}: {clock}, measured {known.measured}.{_busy(known)}"
-        for one in known.arithmetic:
-            for doubt in one.doubts:
-                what = f"{rate(one.rate.best_per_s)}, {one.isa} {one.dtype}"
-                yield f"{DOUBTED} {counted(threads, 'thread')}, {what}: {doubt}"
+        yield f"{where}: {_measured(known)}"
+        yield from _doubts(counted(threads, "thread"), known)
+
+
+def _notes_of_gpus(ceilings: Ceilings) -> Iterator[str]:
+    for device, known in sorted(ceilings.devices.items()):
+        yield f"{device}: {_measured(known)}"
+        taken = [
+            f"{duration(known.launch_s[how])} {words}"
+            for how, words in LAUNCHED.items()
+            if how in known.launch_s
+        ]
+        if taken:
+            yield f"{device}: the shortest kernel takes {', '.join(taken)}."
+        for what, why in known.lacking.items():
+            yield f"{device}: {what} could not be measured: {why}."
+        yield from _doubts(device, known)
+
+
+def _measured(known: PlacementCeilings) -> str:
+    seen = known.clock_hz
+    clock = f"clock {significant(seen.best_per_s / 1e9)} GHz" if seen else "clock not shown"
+    return f"{clock}, measured {known.measured}.{_busy(known)}"
+
+
+def _doubts(where: str, known: PlacementCeilings) -> Iterator[str]:
+    for one in known.arithmetic:
+        for doubt in one.doubts:
+            what = f"{rate(one.rate.best_per_s)}, {one.isa} {one.dtype}"
+            yield f"{DOUBTED} {where}, {what}: {doubt}"
 
 
 def _busy(known: PlacementCeilings) -> str:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from kernelprof import units
-from kernelprof.results import CaseResult, Results
+from kernelprof.results import Results
 
-from . import derived, findings, labels, ladder, ledger, trace_rows, traces
+from . import derived, findings, labels, ledger, trace_rows, traces
+from .bench import bench_sentences, pass_name
+from .contract import json_text, to_json
+from .doctor import fitness_sentences
 from .facts import facts
-from .order import groups, networks
-from .sampling import sampled
+from .ledger import SHORT, parts_shown, with_ledger
+from .order import groups
+from .summary_csv import summary_csv
+from .text_table import NONE
 from .verdict import verdict
+
+if TYPE_CHECKING:
+    from .page_places import Places
 
 FOLDER = Path(__file__).parent
 WRITTEN = (  # how the template writes numbers
+    units.bandwidth,
     units.count,
     units.counted,
     units.duration,
@@ -32,68 +39,143 @@ WRITTEN = (  # how the template writes numbers
     units.magnitude,
     units.moment,
     units.percent,
+    units.rate,
     units.share,
-    units.size,
+    units.times,
     units.versus,
 )
 DERIVED = (  # what it asks of a case
     facts,
-    sampled,
+    pass_name,
     labels.contender,
     labels.full_name,
     labels.of_engine,
     labels.workload,
-    derived.flop_per_s,
     derived.half_width,
-    derived.layers_unit,
-    derived.predicted_share,
     derived.speedup,
     findings.causes,
     findings.command,
     findings.diagnosis_verdict,
     findings.missing_sentence,
-    ladder.beyond_layers,
-    ladder.layer_rungs,
-    ladder.signed,
-    ladder.together,
-    ledger.parts_unit,
     ledger.profiler_sentence,
-    ledger.tidy,
     ledger.unknown_sentence,
-    ledger.with_ledger,
     trace_rows.trace_table,
     trace_rows.unassigned_rows,
     trace_rows.work_name,
     traces.trace_sentences,
-    traces.with_nsys,
     units.column_unit,
+)
+
+
+Column = tuple[str, str, str]
+
+TITLES = {  # of the sections, in their order
+    "engines": "Engines",
+    "kernels": "Kernels",
+    "ladder": "The ladder",
+    "layers": "Layer by layer",
+    "roofline": "Roofline",
+    "scaling": "Scaling",
+    "sizes": "Sizes",
+    "findings": "Findings",
+    "ledger": "The ledger",
+    "machine": "Machine and settings",
+    "reproduce": "How to reproduce",
+    "failures": "Failures",
+    "nsys": "Under nsys",
+}
+LAYER_COLUMNS = (  # title, field, what it is sorted by
+    ("layer", "layer", ""),
+    ("kind", "kind", ""),
+    ("ceiling", "ceiling", "ceiling_s"),
+    ("reference", "reference", "reference_s"),
+    ("by itself", "alone", "alone_s"),
+    ("within", "within", "within_s"),
+    ("nsys", "nsys", "nsys_s"),
+    ("kernel", "kernel", "kernel_s"),
+    ("context", "context", "context_s"),
+    ("share", "share", "alone_s"),
+    ("GFLOP/s", "gflop", "flop_per_s"),
 )
 
 
 def to_html(results: Results) -> str:
     """The whole report as a self-contained page."""
-    from . import charts  # slow to import, and a command that prints tables needs it not
+    from . import page_data  # loads the chart library: slow, and not needed for tables
+    from .page_places import CASE, places
 
-    by_network = networks(results)
+    data, report = page_data.page_data(results), to_json(results)
+    shown = places(results)
     return _template().render(
         results=results,
-        groups=groups(results),
-        networks=by_network,
+        verdict=_verdict(results),
+        names=list(dict.fromkeys(item["network"] for item in data["items"])),
+        number=page_data.numbering(results),
+        groups=groups(results) if results.cases else [],
+        places=shown,
+        sections=_sections(results, shown),
+        facets=page_data.facets(data["items"]),
+        FACETS=page_data.FACETS,
+        CASE=CASE,
+        layer_columns=_filled(LAYER_COLUMNS, data["rows"].get("layers", [])),
+        ledger_columns=_ledger_columns(results),
         diagnosed=findings.diagnosed_engines(results.cases),
-        verdict=verdict(results),
-        has_accuracy=any(case.predicted for case in results.cases),
-        palette=charts.PALETTE,
-        charts=script_json({**_chart_specs(by_network), **_diagnosis_specs(results, by_network)}),
+        data=page_data.packed(data),
+        report=page_data.packed(json_text(report)),
+        summary_csv=page_data.packed(summary_csv(report)),
         css=_own("page.css"),
         script=_own("page.js"),
         vega=_vega(),
     )
 
 
-def script_json(value: object) -> Markup:
-    """JSON that cannot end the script element it stands in, whatever its strings hold."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
-    return Markup(text.replace("<", "\\u003c"))
+def _verdict(results: Results) -> list[str]:
+    """What came of the run in words, be it of networks or of primitives by themselves."""
+    is_bench = any(failure.passes for failure in results.failures) or results.primitives
+    if is_bench and not results.cases:
+        return [*bench_sentences(results), *fitness_sentences(results)]
+    return verdict(results)
+
+
+def _sections(results: Results, shown: Places) -> dict[str, str]:
+    """The titles of the sections that have something to say, by their names."""
+    nothing = not (results.cases or results.primitives or results.traces)
+    has = {
+        "engines": bool(results.cases),
+        "kernels": bool(results.primitives),
+        "ladder": shown.steps is not None,
+        "layers": shown.layers is not None,
+        "roofline": bool(shown.roofline),
+        "scaling": bool(shown.speedups or shown.batches),
+        "sizes": bool(shown.sizes),
+        "findings": any(case.diagnosis for case in results.cases),
+        "ledger": bool(shown.parts),
+        "machine": bool(results.machine or results.engines),
+        "reproduce": True,
+        "failures": bool(results.cases or results.primitives or results.failures or nothing),
+        "nsys": bool(results.traces),
+    }
+    titles = {name: title for name, title in TITLES.items() if has[name]}
+    if results.failures:
+        titles["failures"] += f" ({len(results.failures)})"
+    return titles
+
+
+def _filled(columns: Iterable[Column], rows: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """The columns that any of the rows has a value for."""
+    filled = {field for row in rows for field, value in row.items() if value not in (None, NONE)}
+    return [column for column in columns if column[1] in filled]
+
+
+def _ledger_columns(results: Results) -> list[Column]:
+    parts = [SHORT[part] for part in parts_shown(with_ledger(results.cases))]
+    beside = [("engine", "engine", ""), ("case", "case", ""), ("measured", "time", "s")]
+    return [*beside, *((part, part, f"{part} share") for part in parts)]
+
+
+def plain(value: float | None) -> str:
+    """A number to sort by; nothing where it is not known."""
+    return "" if value is None else repr(value)
 
 
 def _template() -> Template:
@@ -104,41 +186,10 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({function.__name__: function for function in WRITTEN})
-    environment.globals.update({function.__name__: function for function in [*WRITTEN, *DERIVED]})
+    functions = {function.__name__: function for function in [*WRITTEN, *DERIVED, plain]}
+    environment.filters.update(functions)
+    environment.globals.update(functions)
     return environment.get_template("page.html")
-
-
-def _chart_specs(by_network: Mapping[str, Sequence[CaseResult]]) -> dict[str, Any]:
-    """The charts by the names that the template gives their places."""
-    from . import charts
-
-    everything = list(chain.from_iterable(by_network.values()))
-    specs = {}
-    if any(case.predicted for case in everything):
-        specs["accuracy"] = charts.accuracy_chart(everything)
-    for number, cases in enumerate(by_network.values()):
-        specs[f"times-{number}"] = charts.times_chart(cases)
-        for index, case in enumerate(cases):
-            specs[f"layers-{number}-{index}"] = charts.layers_chart(case)
-    return {name: chart.to_dict() for name, chart in specs.items()}
-
-
-def _diagnosis_specs(
-    results: Results, by_network: Mapping[str, Sequence[CaseResult]]
-) -> dict[str, Any]:
-    """Those of what was diagnosed: a ledger for each engine, a ladder for each case."""
-    from . import diagnosis_charts
-
-    specs = {}
-    for number, cases in enumerate(findings.diagnosed_engines(results.cases).values()):
-        if profiled := ledger.with_ledger(cases):
-            specs[f"ledger-{number}"] = diagnosis_charts.ledger_chart(profiled)
-    for number, members in enumerate(by_network.values()):
-        for index, case in enumerate(members):
-            if ledger.with_ledger([case]):
-                specs[f"ladder-{number}-{index}"] = diagnosis_charts.ladder_chart(case)
-    return {name: chart.to_dict() for name, chart in specs.items()}
 
 
 def _own(name: str) -> Markup:

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kernelprof.gpu.sides import Sides
 from kernelprof.results import CaseResult, LayerResult
 from kernelprof.units import TimeUnit, counted, gflop, in_unit, share, versus
 
@@ -23,7 +24,7 @@ from .traces import with_nsys
 
 LAYERS_SHOWN = 25
 BAR_WIDTH = 10
-NSYS, BAR, REFERENCE = 3, 5, 6  # columns that are not always there
+NSYS, HOST, GAPS, BAR, REFERENCE = 3, 4, 5, 7, 8  # columns that are not always there
 
 
 def layers_table(case: CaseResult, width: int = WIDE) -> Table:
@@ -33,8 +34,10 @@ def layers_table(case: CaseResult, width: int = WIDE) -> Table:
     table.title = Text(printable(full_name(case)), style="bold")
     table.title_justify = "left"
     hidden = _hidden(case, width)
-    engine, nsys, reference = (f"{who} {unit.symbol}" for who in ("engine", "nsys", "reference"))
-    headings = (engine, nsys, "share", "", reference, "than reference", "GFLOP/s")
+    engine, nsys, host, gaps, reference = (
+        f"{who} {unit.symbol}" for who in ("engine", "nsys", "CPU", "waits", "reference")
+    )
+    headings = (engine, nsys, host, gaps, "share", "", reference, "than reference", "GFLOP/s")
     for place, heading in enumerate(headings, 2):
         if place in hidden:
             continue
@@ -51,9 +54,11 @@ def layers_table(case: CaseResult, width: int = WIDE) -> Table:
 
 def _hidden(case: CaseResult, width: int) -> set[int]:
     """The columns without anything in them, or without room."""
+    if case.gpu is not None:
+        return {BAR} if with_nsys(case) else {NSYS, BAR} | (set() if width >= WIDE else {REFERENCE})
     if not with_nsys(case):
-        return {NSYS} if width >= WIDE else {NSYS, BAR}
-    return set() if width >= WIDE else {BAR, REFERENCE}
+        return {NSYS, HOST, GAPS} if width >= WIDE else {NSYS, HOST, GAPS, BAR}
+    return {HOST, GAPS} if width >= WIDE else {HOST, GAPS, BAR, REFERENCE}
 
 
 def _never_folded_first(layer: LayerResult) -> float:
@@ -65,7 +70,7 @@ def _layer_row(case: CaseResult, layer: LayerResult, unit: TimeUnit) -> list[Ren
     return [
         Text(printable(layer.name)),
         Text(printable(layer.kind)),
-        *_time_cells(case, layer.engine_s, layer.reference_s, unit, layer.nsys_s),
+        *_time_cells(case, layer.engine_s, layer.reference_s, unit, layer.nsys_s, layer.sides),
         or_none(flop_per_s(layer.least_flop, layer.engine_s), gflop),
     ]
 
@@ -93,11 +98,14 @@ def _time_cells(
     reference_s: float | None,
     unit: TimeUnit,
     nsys_s: float | None = None,
+    sides: Sides | None = None,
 ) -> list[RenderableType]:
     part = predicted_share(case, seconds)
     return [
         "no primitive" if seconds is None else in_unit(seconds, unit),
         or_none(nsys_s, lambda traced_s: in_unit(traced_s, unit)),
+        or_none(sides, lambda known: in_unit(known.host_s, unit)),
+        or_none(sides, lambda known: in_unit(known.gaps_s, unit)),
         or_none(part, share),
         Bar(size=1, begin=0, end=min(part or 0.0, 1.0), width=BAR_WIDTH),
         or_none(reference_s, lambda known_s: in_unit(known_s, unit)),

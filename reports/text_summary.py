@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+from kernelprof.probes.device import CPU, CUDA
 from kernelprof.results import CaseResult, FailureResult, Results
 from kernelprof.units import (
     TimeUnit,
@@ -34,6 +35,7 @@ class Column:
     title: str
     cell: Callable[[CaseResult, TimeUnit], str]
     wide_only: bool = False
+    device: str = ""  # the kind that alone has it, where one has
 
 
 SUMMARY = (
@@ -55,19 +57,42 @@ SUMMARY = (
         "reference\n{unit}",
         lambda case, unit: or_none(case.reference_s, lambda s: in_unit(s, unit)),
         wide_only=True,
+        device=CPU,
     ),
     Column(
         "x\nfaster",
         lambda case, unit: or_none(speedup(case.reference_s, case.measured.value_s), times),
     ),
+    Column(
+        "GPU\n{unit}",
+        lambda case, unit: or_none(case.gpu, lambda gpu: in_unit(gpu.device_s, unit)),
+        device=CUDA,
+    ),
+    Column(
+        "CPU\n{unit}",
+        lambda case, unit: or_none(case.gpu, lambda gpu: in_unit(gpu.host_s, unit)),
+        wide_only=True,
+        device=CUDA,
+    ),
+    Column(
+        "\nbound",
+        lambda case, unit: or_none(case.gpu, lambda gpu: gpu.bound),
+        wide_only=True,
+        device=CUDA,
+    ),
     Column("\nGFLOP/s", lambda case, unit: gflop(case.flop_per_s)),
-    Column("\ncovered", lambda case, unit: share(case.coverage), wide_only=True),
+    Column("\ncovered", lambda case, unit: share(case.coverage), wide_only=True, device=CPU),
 )
 
 
 def summary_table(results: Results, width: int = WIDE) -> Table:
     """A row per measured case, under the network, mode and batch that it shares with others."""
-    columns = [column for column in SUMMARY if width >= WIDE or not column.wide_only]
+    device = CUDA if any(case.gpu is not None for case in results.cases) else CPU
+    columns = [
+        column
+        for column in SUMMARY
+        if (width >= WIDE or not column.wide_only) and column.device in ("", device)
+    ]
     unit = column_unit(case.measured.value_s for case in results.cases)
     table = text_table("network mode batch\n  engine     threads")
     add_number_columns(table, *(column.title.format(unit=unit.symbol) for column in columns))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from kernelprof.gpu.sides import HOST
 from kernelprof.results import CaseResult, LayerResult, Results
 from kernelprof.units import counted, duration, magnitude, versus
 
@@ -81,6 +82,7 @@ def verdict(results: Results) -> list[str]:
         _measured(results),
         _accuracy(results),
         _slowest(results),
+        *_on_gpu(results),
         _uncovered(results),
         *sampling_verdict([case.sampling for case in results.cases]),
         "A quick run: batches are smaller than the networks' own." if results.quick else "",
@@ -123,6 +125,22 @@ def _slowest(results: Results) -> str:
         f" {versus(loss.speedup)},"
         f" which costs {duration(loss.seconds)} of {duration(loss.case.measured.value_s)}."
     )
+
+
+def _on_gpu(results: Results) -> Iterator[str]:
+    """Where a GPU waits for the CPU, and whether it was slowed down; nothing on the CPU."""
+    cases = [(case, case.gpu) for case in results.cases if case.gpu is not None]
+    waiting = [(case, gpu) for case, gpu in cases if gpu.bound == HOST]
+    if waiting:
+        worst, gpu = max(waiting, key=lambda one: one[1].gaps_s / one[0].measured.value_s)
+        yield (
+            f"In {len(waiting)} of {counted(len(cases), 'case')} the GPU waits for the CPU, most "
+            f"in {full_name(worst)}: it works {duration(gpu.device_s)} of "
+            f"{duration(worst.measured.value_s)}."
+        )
+    slow, samples = (sum(getattr(gpu, of) for _, gpu in cases) for of in ("throttled", "samples"))
+    if slow:
+        yield f"The card was slowed down in {slow} of {counted(samples, 'sample')}."
 
 
 def _uncovered(results: Results) -> str:

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from kernelprof.engines import ENGINES, environment
+from kernelprof.engines import ENGINES, GPU_ONLY, environment
 from kernelprof.launch import Worker
 from kernelprof.machine import usable_cpus
+from tests.cupy_engine import cupy_device, on_cupy  # noqa: F401  fixtures of several files
+
+ON_CPU = sorted(set(ENGINES) - set(GPU_ONLY))
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -33,7 +36,7 @@ def engine_worker(name: str, cpus: int = 1, variables: dict[str, str] | None = N
     return Worker(found, usable[:cpus], variables)
 
 
-@pytest.fixture(scope="module", params=sorted(ENGINES))
+@pytest.fixture(scope="module", params=ON_CPU)
 def worker(request: pytest.FixtureRequest) -> Iterator[Worker]:
     """A worker of each engine in turn, on one CPU."""
     running = engine_worker(request.param)

@@ -25,6 +25,7 @@ from typing import Any
 
 from .data import Arrays, NetworkData
 from .decompose import Kernel, kernels
+from .device import CPU, require_cpu
 from .engine import Call, Engine, Unsupported, WholeNetwork
 from .network import Network
 from .numpy_network import NumpyNetwork
@@ -35,8 +36,9 @@ from .spans import COPY, KERNEL, UPDATE, ProfiledCall, Span
 SCOPES_OF_BUILDING = 2  # a subject is built in one scope and warmed up in another
 
 
-def start() -> Engine:
-    """The engine in this process."""
+def start(device: str = CPU) -> Engine:
+    """The engine in this process, on a device."""
+    require_cpu(device, "fake")
     if os.environ.get("FAKE_ABSENT"):
         raise ImportError("No module named 'fake'")
     return FakeEngine()

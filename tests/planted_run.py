@@ -122,7 +122,7 @@ def _add(
     run.add_network(network.to_json())
     case = Case(network.name, "fake", tuple(range(threads)), batch, mode)
     case_id = run.add_case(case, calibration)
-    run.describe_case(case_id, 1, [_described(part) for part in parts])
+    run.describe_case(case_id, 1, [described(part) for part in parts])
     factor = float(np.exp(noise * random.standard_normal()))
     seconds = [truth(part, threads) * factor for part in parts]
     whole = sum(seconds) + CALL_S + KERNEL_CALL_S * len(parts) + extra_s * factor
@@ -143,7 +143,8 @@ def _sample(seconds: float) -> list[int]:
     return [1000, 0, round(seconds * 1e12), 0, 0, 0, 0, 0, 0, 0]
 
 
-def _described(kernel: Kernel) -> dict[str, Any]:
+def described(kernel: Kernel) -> dict[str, Any]:
+    """A kernel as a worker describes it."""
     return {
         "layer": kernel.layer,
         "primitives": [primitive.to_json() for primitive in kernel.primitives],

@@ -125,6 +125,9 @@ class TestSizes:
             ("gemm", " 2x3x5:TT ", Gemm(2, 3, 5, trans_a=True, trans_b=True)),
             ("gemm", "m=2, n=3, k=5, trans_b=true", Gemm(2, 3, 5, trans_b=True)),
             ("gemm", "m=2,n=3,k=5,dtype=float64", Gemm(2, 3, 5, dtype="float64")),
+            ("gemm", "2x3x5:bf16", Gemm(2, 3, 5, dtype="bfloat16")),
+            ("gemm", "2x3x5:NT:fp16", Gemm(2, 3, 5, trans_b=True, dtype="float16")),
+            ("gemm", "m=2,n=3,k=5,dtype=tf32", Gemm(2, 3, 5, dtype="tf32")),
             (
                 "conv2d",
                 "16x96x27x27:256k5s1p2",
@@ -199,7 +202,7 @@ class TestSizes:
             ("gem", "1x1x1", "unknown primitive 'gem'; did you mean gemm? known: gemm, conv2d"),
             ("conv", "1x1x1", "unknown primitive 'conv'; did you mean conv2d? known: gemm"),
             ("lstm", "1x1x1", "unknown primitive 'lstm'; did you mean lstm_cell? known: gemm"),
-            ("gemm", "", "MxNxK, MxNxK:NT is needed, such as 512x512x512"),
+            ("gemm", "", "MxNxK, MxNxK:NT, MxNxK:bf16 is needed, such as 512x512x512"),
             ("gemm", "512x512", "such as 512x512x512"),
             ("gemm", "512x512x512x512", "such as 512x512x512"),
             ("gemm", "axbxc", "such as 512x512x512"),
@@ -213,7 +216,10 @@ class TestSizes:
             ("gemm", "m=2,n=3,k=many", "k must be a whole number from 1, got 'many'"),
             ("gemm", "m=2,n=3,z=5", "of the fields m, n, k, trans_a"),
             ("gemm", "m=2,n=3,k=5,trans_a=1", "trans_a must be true or false, got '1'"),
-            ("gemm", "m=2,n=3,k=5,dtype=float16", "dtype must be one of"),
+            ("gemm", "2x3x5:bf16:NT", "such as 512x512x512"),
+            ("gemm", "2x3x5:fp8", "such as 512x512x512"),
+            ("batched_gemm", "2x3x5x7:bf16", "such as 96x128x128x64:NT"),
+            ("gemm", "m=2,n=3,k=5,dtype=int8", "dtype must be one of"),
             ("gemm", "9" * 5000 + "x1x1", "a number has at most 12 digits"),
             ("conv2d", "1x3x9x9", "such as 16x96x27x27:256k5s1p2"),
             ("conv2d", "1x3x9x9:4k3x3x3", "kernel must be 2 whole numbers"),
@@ -274,7 +280,8 @@ class TestSizes:
         assert [written(one) for one in found] == ["8x8x8", "1x8x8", "2x8x8"]
         assert [str(mistake).partition("; ")[0] for mistake in mistakes] == [
             "gemm size '0x8x8': m must be a whole number from 1, got 0",
-            "a, line 3: gemm size 'junk': MxNxK, MxNxK:NT is needed, such as 512x512x512",
+            "a, line 3: gemm size 'junk': "
+            "MxNxK, MxNxK:NT, MxNxK:bf16 is needed, such as 512x512x512",
         ]
 
     def test_what_is_no_text_file(self, tmp_path):
@@ -1082,7 +1089,7 @@ def test_where_nothing_is_a_size_each_mistake_is_told(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "left out: gemm size '0x8x8': m must be a whole number from 1, got 0",
-        "kernelprof: gemm size '8x8': MxNxK, MxNxK:NT is needed, such as 512x512x512",
+        "kernelprof: gemm size '8x8': MxNxK, MxNxK:NT, MxNxK:bf16 is needed, such as 512x512x512",
     ]
 
 

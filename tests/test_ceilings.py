@@ -260,8 +260,8 @@ def test_a_cpu_that_cannot_be_had_ends_all_threads():
 
 
 def test_what_no_core_can_do_is_doubted():
-    assert not [*saturation.implausible(32e9, clock_hz=1e9, flop_per_cycle=32)]
-    (doubt,) = saturation.implausible(64e9, clock_hz=1e9, flop_per_cycle=32)
+    assert not [*known_ceilings.implausible(32e9, clock_hz=1e9, flop_per_cycle=32)]
+    (doubt,) = known_ceilings.implausible(64e9, clock_hz=1e9, flop_per_cycle=32)
     assert "64.0 GFLOP/s are more than 32 flop per cycle, 32.0 GFLOP/s" in doubt
 
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from kernelprof.probes.compute_bound import Conv2d, Gemm, LstmCell
-from kernelprof.probes.data import BLOCK, NetworkData, primitive_arrays, random_array
+from kernelprof.probes.data import BLOCK, NetworkData, primitive_arrays, random_array, rounded
 from kernelprof.probes.decompose import Fusion, kernels
 from kernelprof.probes.memory_bound import BatchNorm, Embedding, SgdUpdate, SoftmaxLoss
 from kernelprof.probes.network import Builder, Network
 from kernelprof.probes.primitive import UPDATE, Operand
+
+ZEROED = {"float16": 13, "tf32": 13, "bfloat16": 16}  # last bits of a float32
 
 
 def network() -> Network:
@@ -36,6 +38,22 @@ def test_floats_have_the_scale_asked_for(dtype: str, scale: float) -> None:
     assert array.std() == pytest.approx(scale, rel=0.01)
     assert abs(array.mean()) < 0.01 * scale
     assert np.abs(array).max() <= 3**0.5 * scale * 1.0001  # uniform: bounded
+
+
+@pytest.mark.parametrize("dtype", ZEROED)
+def test_shorter_floats_travel_as_float32(dtype: str) -> None:
+    """Each is the nearest that the dtype can hold; what lies half way goes to the even one."""
+    array = random_array(Operand((500, 400), dtype, scale=0.1), np.random.RandomState(0))
+    assert (array.shape, str(array.dtype)) == ((500, 400), "float32")
+    assert array.std() == pytest.approx(0.1, rel=0.01)
+    np.testing.assert_array_equal(rounded(array, dtype), array)
+    exact = np.random.RandomState(1).random_sample(10_000).astype(np.float32) + np.float32(1)
+    near = rounded(exact, dtype)
+    assert not np.any(near.view(np.uint32) % 2 ** ZEROED[dtype])
+    step = 2.0 ** (ZEROED[dtype] - 23)  # between 1 and 2
+    assert step / 2.1 < np.abs(near - exact).max() <= step / 2
+    halves = np.array([1 + step / 2, 1 + step * 3 / 2, 0.0, -1 - step / 2], np.float32)
+    np.testing.assert_array_equal(rounded(halves, dtype), [1, 1 + step * 2, 0.0, -1])
 
 
 def test_integers_stay_below_their_bound() -> None:

@@ -23,8 +23,8 @@ ADAPTER = f"""
 import torch
 from .on_torch import start as start_torch
 
-def start():
-    engine = start_torch()
+def start(device):
+    engine = start_torch(device)
     facts = engine.facts
     def with_products():
         halves = torch.full(({ELEMENTS},), 1e-40) * 0.5

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from kernelprof.engines import ENGINES
 from kernelprof.errors import WorkerError
 from kernelprof.launch import Worker
 from kernelprof.plan import alone
@@ -45,7 +44,7 @@ from kernelprof.probes.primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD
 from kernelprof.probes.primitives import PRIMITIVES
 from kernelprof.probes.residual_networks import basic_block, bottleneck
 from kernelprof.studies.turns import build, turn
-from tests.conftest import engine_worker
+from tests.conftest import ON_CPU, engine_worker
 from tests.unsupported import refusals
 
 PATIENCE_S = 120.0
@@ -382,7 +381,7 @@ def test_wrong_request_is_answered_and_survived(
     assert kernel_error(worker, (Gemm(2, 3, 5),), FORWARD) < TOLERANCE
 
 
-every_engine = pytest.mark.parametrize("engine", sorted(ENGINES))
+every_engine = pytest.mark.parametrize("engine", ON_CPU)
 TALKATIVE = {
     "DNNL_VERBOSE": "2",
     "MKL_VERBOSE": "1",
@@ -446,7 +445,7 @@ def is_gone(pid: int, patience_s: float = 5.0) -> bool:
 BOTH_MODES = {mode: {"mode": mode, "whole": True} for mode in MODES}
 
 
-@pytest.fixture(scope="module", params=sorted(ENGINES))
+@pytest.fixture(scope="module", params=ON_CPU)
 def built(request: pytest.FixtureRequest) -> Iterator[tuple[Worker, dict[str, Any]]]:
     """A worker of each engine on two CPUs with a network built, and what it said of that."""
     running = engine_worker(request.param, cpus=2)

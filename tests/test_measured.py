@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kernelprof.analysis import failures, results
 from kernelprof.bench_results import primitive_results
+from kernelprof.ceilings import Ceilings
 from kernelprof.disturbance import WHOLE
 from kernelprof.measured import IMPOSSIBLE, NOT_COLD, known_to, load
 from kernelprof.plan import Case, Options, StopRule, alone
@@ -16,6 +19,7 @@ from kernelprof.probes.primitive import FORWARD, Primitive
 from kernelprof.reports.verdict import verdict
 from kernelprof.runfile import RunFile
 from tests.test_roofline import BYTES_PER_S, DRAM, FLOP_PER_S, OF_ONE_THREAD
+from tests.test_roofline import planted as planted_ceilings
 
 STOP = StopRule()
 OPTIONS = Options(
@@ -53,16 +57,25 @@ def described_kernel(layer: str, primitive: Primitive) -> dict[str, object]:
     }
 
 
+ON_GPU = Ceilings(
+    "f",
+    {},
+    {"cuda:0": replace(planted_ceilings({**FLOP_PER_S, "tf32": 4e11}, BYTES_PER_S), cpus=())},
+)
+FAST = [(n, sample(LEAST_NS / 2)) for n in range(6)]  # twice as fast as in float32
+
+
 class Planted:
     """A run file with the times of one primitive."""
 
-    def __init__(self, path, primitive, ceilings=OF_ONE_THREAD, **kernel) -> None:
+    def __init__(self, path, primitive, ceilings=OF_ONE_THREAD, device="cpu", **kernel) -> None:
         options = {**OPTIONS.to_json(), "primitives": [primitive.to_json()]}
         meta = {"kernelprof": "0", "command": "", "started": "", "machine": {}}
         self.file = RunFile.create(path, {**meta, "options": options})
         network = alone(primitive)
         self.file.add_network(network.to_json())
-        self.case_id = self.file.add_case(Case(network.name, "fake", (0,), 1, INFER, False), False)
+        case = Case(network.name, "fake", (0,), 1, INFER, False, device)
+        self.case_id = self.file.add_case(case, False)
         described = {**described_kernel(primitive.kind, primitive), **kernel}
         self.file.describe_case(self.case_id, None, [described])
         if ceilings is not None:
@@ -126,6 +139,25 @@ class TestCeiling:
         run = planted(tiled)
         run.add(*[sample(0.5 * tiled.flop(FORWARD) / FLOP_PER_S["float32"] * 1e9)] * 6)
         assert len(list(primitive_results(run.file))) == 1
+
+    @pytest.mark.parametrize(
+        ("facts", "possible"),
+        [({}, False), ({"KERNELPROF_TF32": "0"}, False), ({"KERNELPROF_TF32": "1"}, True)],
+    )
+    def test_an_engine_that_may_round_to_tf32_is_bound_by_its_rate(self, tmp_path, facts, possible):
+        run = Planted(tmp_path / "a.kprof", GEMM, ON_GPU, device="cuda:0")
+        worker = run.file.add_worker("fake", (0,), {"variables": facts})
+        run.file.add_worker("other", (0,), {"variables": {"KERNELPROF_TF32": "1"}})
+        turn = [{"round": n, "whole": None, "kernels": {"0": s}} for n, s in FAST]
+        run.file.add_turn(run.case_id, worker, {"turn_ns": 1, "rounds": turn})
+        found = list(primitive_results(run.file))
+        assert len(found) == possible
+        if possible:
+            assert found[0].attained == pytest.approx(0.5)  # of what TF32 allows
+        else:
+            (failure,) = failures(run.file)
+            assert "if `kernelprof machine --device cuda:0 --again` finds" in failure.reason
+        run.file.close()
 
     def test_a_layer_that_is_too_fast_is_not_covered(self, tmp_path):
         """In a network it fails alone, and is not part of the prediction."""

@@ -310,7 +310,7 @@ class TestPage:
 
     def test_it_is_there_with_names_as_text(self):
         page = to_html(nsys_results(run_trace(), foreign_trace()))
-        section = page[page.index('<section id="nsys">') :]
+        section = page[page.index('<section id="nsys"') :]
         section = section[: section.index("</section>")]
         assert '<a href="#nsys">' in page
         assert "<script" not in section

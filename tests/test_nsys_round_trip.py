@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from kernelprof.engines import ENGINES, environment
+from kernelprof.engines import environment
 from kernelprof.nsys import tool
 from kernelprof.nsys.export_file import ExportFile
 from kernelprof.nsys.importing import import_export
@@ -19,6 +19,7 @@ from kernelprof.probes.ranges import DOMAIN
 from kernelprof.runfile import RunFile
 from kernelprof.trace import Trace, TracedRange
 from kernelprof.trace_store import TraceStore
+from tests.conftest import ON_CPU
 
 AGREEMENT = 0.01
 BENT = 500e-6
@@ -53,7 +54,7 @@ def recorded() -> Iterator[Recorded]:
         yield Recorded(Path(folder))
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=ON_CPU)
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine in turn; the test is skipped by name where it is not installed."""
     name: str = request.param

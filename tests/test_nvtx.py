@@ -34,7 +34,7 @@ from kernelprof.probes.ranges import CLOCK, CLOCK_DOMAIN, COST_DOMAIN, DOMAIN, R
 from kernelprof.probes.wire import Message
 from kernelprof.reports.text_engines import engines_table
 from kernelprof.runfile import WHOLE, RunFile
-from tests.conftest import engine_worker
+from tests.conftest import ON_CPU, engine_worker
 from tests.ranged_run import measure_all
 from tests.test_launch import build, fake, process_environment
 
@@ -188,7 +188,7 @@ def logged(logger: Path, folder: Path) -> Iterator[Logged]:
     run.close()
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=ON_CPU)
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine in turn; the test is skipped by name where it is not installed."""
     name: str = request.param

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kernelprof.probes import oracle
 from kernelprof.probes.attention import LayerNorm, Scale, Softmax, Transpose
 from kernelprof.probes.compute_bound import BatchedGemm, Conv2d, Gemm, LstmCell
-from kernelprof.probes.data import Arrays, primitive_arrays
+from kernelprof.probes.data import Arrays, primitive_arrays, rounded
 from kernelprof.probes.decompose import Kernel
 from kernelprof.probes.memory_bound import (
     Activation,
@@ -33,6 +33,7 @@ from kernelprof.probes.primitive import (
     BACKWARD_DATA,
     BACKWARD_WEIGHTS,
     FORWARD,
+    SHORTER_FLOATS,
     UPDATE,
     Primitive,
 )
@@ -129,6 +130,37 @@ def test_one_wrong_element_is_refused(kernel: Kernel) -> None:
             check.verify(wrong)
         assert str(refused.value).startswith(kernel.label)
         check = Check(kernel, arrays)  # an update changes what a check holds
+
+
+@pytest.mark.parametrize("pass_", [FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS])
+@pytest.mark.parametrize("dtype", SHORTER_FLOATS)
+def test_a_product_is_held_against_what_its_dtype_can_hold(dtype: str, pass_: str) -> None:
+    """Its own rounding is accepted; that of a dtype of four bits less is not."""
+    kernel = Kernel("layer", (Gemm(16, 24, 32, dtype=dtype),), (pass_,), (0,))
+    arrays = draw(kernel)
+    exact = computed(kernel, arrays)
+    ((name, result),) = exact.items()
+    own = {name: result if dtype == "tf32" else rounded(result, dtype)}
+    assert Check(kernel, arrays).verify(own) <= oracle.tolerance(kernel)
+    mantissa, exponent = np.frexp(result)
+    bits = {"float16": 7, "bfloat16": 4, "tf32": 11}[dtype]
+    coarse = np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
+    with pytest.raises(WrongResultError, match=f"{name} is off"):
+        Check(kernel, arrays).verify({name: coarse})
+
+
+def test_products_that_may_use_tf32_are_held_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where that is asked for, and nothing but products."""
+    kernel = Kernel("layer", (Gemm(64, 64, 128),), (FORWARD,), (0,))
+    arrays = draw(kernel)
+    factors = [{name: rounded(array, "tf32") for name, array in own.items()} for own in arrays]
+    got = computed(kernel, factors)
+    with pytest.raises(WrongResultError, match="c is off"):
+        Check(kernel, arrays).verify(got)
+    monkeypatch.setenv("KERNELPROF_TF32", "1")
+    assert Check(kernel, arrays).verify(got) > oracle.TOLERANCE
+    relu = Kernel("layer", (Activation("relu", 64),), (FORWARD,), (0,))
+    assert oracle.tolerance(relu) == oracle.TOLERANCE
 
 
 def test_check_is_made_before_the_kernel_overwrites_its_operands() -> None:

@@ -170,7 +170,10 @@ def test_variables_that_bear_on_speed(monkeypatch):
     for name in os.environ:
         monkeypatch.delenv(name)
     bearing = {"OMP_WAIT_POLICY": "passive", "TF_NUM_INTRAOP_THREADS": "2", "MALLOC_ARENA_MAX": "1"}
+    bearing |= {"KERNELPROF_TF32": "1", "KERNELPROF_ALGORITHM_SEARCH": "off", "CUPY_TF32": "1"}
+    bearing |= {"PYTORCH_CUDA_ALLOC_CONF": "x", "CUBLAS_WORKSPACE_CONFIG": ":16:8"}
     others = {"TF_VAR_password": "secret", "HOME": "/", "KERNELPROF_HOME": "/", "MKLROOT": "/mkl"}
+    others |= {"CUDA_VISIBLE_DEVICES": "0", "CUDA_HOME": "/cuda", "NVIDIA_API_KEY": "secret"}
     for name, value in {**bearing, **others}.items():
         monkeypatch.setenv(name, value)
     assert process_facts.speed_variables() == bearing

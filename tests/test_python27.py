@@ -575,7 +575,8 @@ class Own(NumpyEngine):
     def facts(self):
         return dict(NumpyEngine.facts(self), path=sys.path, package=__package__, file=__file__)
 
-start = Own
+def start(device):
+    return Own()
 """
 
 

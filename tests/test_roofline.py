@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from kernelprof.ceilings import DRAM, BytesCeiling, Ceilings, FlopCeiling, PlacementCeilings, Rate
 from kernelprof.errors import KernelprofError
-from kernelprof.probes.compute_bound import Gemm
+from kernelprof.probes.compute_bound import Conv2d, Gemm
 from kernelprof.probes.memory_bound import Copy, Embedding, SgdUpdate
 from kernelprof.probes.primitive import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, UPDATE
-from kernelprof.roofline import COMPUTE, attainable, footprint_bytes
+from kernelprof.roofline import COMPUTE, attainable, footprint_bytes, least_seconds
 
 FLOP_PER_S = {"float32": 1e11, "float64": 5e10}
 BYTES_PER_S = {"L1d": 2e11, "L2": 1e11, "L3": 5e10, DRAM: 1e10}
@@ -112,6 +112,42 @@ def test_what_was_not_measured_bounds_nothing():
     assert attainable(product, FORWARD, no_bytes).bound == COMPUTE
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "of_cpu", "of_gpu"),
+    [
+        *(((1, 1), (1, 1), 1, 1), ((3, 3), (1, 1), 4, 4.5), ((3, 3), (2, 2), 1, 1)),
+        *(((5, 5), (1, 1), 1, 12.5), ((11, 11), (4, 4), 1, 1)),
+    ],
+)
+def test_algorithms_with_fewer_products(kernel, stride, of_cpu, of_gpu):
+    """Which a GPU has for larger filters too; nothing is refused that one of them can reach."""
+    conv = Conv2d(8, 64, 56, 56, 64, kernel, stride)
+    no_bytes = planted(FLOP_PER_S, {})
+    direct_s = seconds(conv, ceilings=no_bytes)
+    for known, saving in ((no_bytes, of_cpu), (replace(no_bytes, cpus=()), of_gpu)):
+        assert least_seconds([conv], [FORWARD], known) == pytest.approx(direct_s / saving)
+
+
+def test_a_gpu_may_find_again_what_its_cache_holds_of_larger_data():
+    known = replace(planted(FLOP_PER_S, BYTES_PER_S), cpus=(), capacity_bytes={"L2": 2**20})
+    small, large = Copy(2**16), Copy(2**20)  # of 512 KiB and 8 MiB with both arrays
+    assert least_seconds([small], [FORWARD], known) == pytest.approx(2**19 / BYTES_PER_S["L2"])
+    assert least_seconds([large], [FORWARD], known) == pytest.approx(
+        7 * 2**20 / BYTES_PER_S[DRAM] + 2**20 / BYTES_PER_S["L2"]
+    )
+    assert least_seconds([large], [FORWARD], known) < seconds(large, ceilings=known)
+    of_cpu = replace(known, cpus=(0,))
+    assert least_seconds([large], [FORWARD], of_cpu) == seconds(large, ceilings=known)
+
+
+def test_products_in_tf32_are_bound_by_its_rate():
+    on_gpu = planted({**FLOP_PER_S, "tf32": 8e11}, BYTES_PER_S)
+    product = Gemm(1024, 1024, 1024)
+    assert seconds(product, ceilings=on_gpu) == 2 * 1024**3 / 1e11
+    assert seconds(product, ceilings=on_gpu.in_tf32()) == 2 * 1024**3 / 8e11
+    assert CEILINGS.in_tf32() == CEILINGS
+
+
 def test_a_thread_count_or_a_device_that_was_not_measured():
     known = replace(OF_ONE_THREAD, devices={"cuda:0": NOISY})
     with pytest.raises(KernelprofError, match="no ceilings of 2 threads"):
@@ -121,3 +157,6 @@ def test_a_thread_count_or_a_device_that_was_not_measured():
     assert known.of("cuda:0", 2) == NOISY
     assert known.of("cpu", 1) == CEILINGS
     assert Ceilings.from_json(known.to_json()) == known
+    assert known.at(2, "cuda:0") == NOISY
+    with pytest.raises(KernelprofError, match="run `kernelprof machine --device cuda:1`"):
+        known.at(2, "cuda:1")

@@ -120,3 +120,10 @@ def test_an_engine_that_copies_its_operands_has_no_cold_weights_alone():
     with pytest.raises(Unsupported, match="weights alone"):
         Rotation(WEIGHTS_COLD, 1).call(engine, kernel, arrays, False, lambda: None)
     Rotation(COLD, 1).call(engine, kernel, arrays, False, lambda: None)
+
+
+@pytest.mark.parametrize(("dtype", "each"), [("float32", 4), ("bfloat16", 2), ("float64", 8)])
+def test_bytes_are_those_that_the_engine_holds(dtype: str, each: int) -> None:
+    kernel = Kernel("", (Gemm(8, 16, 32, dtype=dtype),), (FORWARD,), (0,))
+    arrays = [primitive_arrays(kernel.primitives[0], np.random.RandomState(0))]
+    assert Rotation(COLD).cold_bytes(kernel, arrays) == each * (8 * 32 + 32 * 16)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelprof import engines
 from kernelprof.errors import UsageError
 from kernelprof.machine import usable_cpus
 from kernelprof.probes.networks import CANONICAL
@@ -266,6 +267,7 @@ class TestChoose:
 
     def test_what_is_not_said(self, tmp_path, monkeypatch):
         monkeypatch.setenv("KERNELPROF_HOME", str(tmp_path))
+        monkeypatch.setattr(engines, "OF_HOST", ())
         options = choose()
         assert [network.name for network in options.networks] == list(CANONICAL)
         assert options.batches == ()
@@ -308,9 +310,9 @@ class TestChoose:
 
 def test_a_run_without_any_installed_engine_writes_nothing(home, tmp_path):
     """The engine of kernelprof's own table is not in this home."""
-    done = in_a_shell(home, "run", "fcn-r", "--engine", "torch", "-o", str(tmp_path / "a.kprof"))
+    done = in_a_shell(home, "run", "fcn-r", "--engine", "mxnet", "-o", str(tmp_path / "a.kprof"))
     assert done.returncode == 2
     assert done.stderr == (
-        "kernelprof: not installed: torch; run `kernelprof engines install torch`\n"
+        "kernelprof: not installed: mxnet; run `kernelprof engines install mxnet`\n"
     )
     assert not (tmp_path / "a.kprof").exists()

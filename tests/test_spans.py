@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from kernelprof.diagnosis.own_times import OwnTimes, own_times
-from kernelprof.engines import ENGINES
 from kernelprof.launch import Worker
 from kernelprof.probes.network import MODES, TRAIN, Network
 from kernelprof.probes.networks import NETWORKS
 from kernelprof.probes.spans import KERNEL, UPDATE, WHATS, Span
-from tests.conftest import engine_worker
+from tests.conftest import ON_CPU, engine_worker
 
 PATIENCE_S = 120.0
 BATCHES = {"fcn-r": 8, "alexnet-r": 4, "lstm": 4, "resnet-56": 2}
@@ -120,7 +119,7 @@ def test_only_training_updates(profiled: Profiled) -> None:
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-@pytest.mark.parametrize("engine", sorted(ENGINES))
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_most_of_a_call_is_told(engine: str, cpus: int) -> None:
     with closing(engine_worker(engine, cpus)) as worker:
         times = profile(worker, "alexnet-r", 64, TRAIN).own_times()

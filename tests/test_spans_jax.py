@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from kernelprof.probes import spans_jax
+from kernelprof.probes.engine import Unsupported
+from kernelprof.probes.jax_profiler import CALL, Event, events_of
 from kernelprof.probes.network import TRAIN, Builder, Network
-from kernelprof.probes.spans import COPY, DISPATCH, KERNEL, UPDATE, Span
-from kernelprof.probes.spans_jax import CALL, Event, Lanes, Owners, profiled
+from kernelprof.probes.spans import COPY, DEVICE_THREAD, DISPATCH, KERNEL, UPDATE, Span
+from kernelprof.probes.spans_jax import Lanes, Owners, profiled
 
 
 def network() -> Network:
@@ -153,3 +159,61 @@ def test_only_what_is_around_others_has_some_within() -> None:
     assert lanes.take(7, 50, 110, around=False) == 1
     assert lanes.take(7, 60, 70, around=False) == 0
     assert lanes.take(8, 60, 70, around=False) == 2
+
+
+def stat(name: str, began: int, ended: int, operation: str = "") -> Any:
+    """An event as JAX tells it, with what it says of the program."""
+    told = [("hlo_op", operation)] if operation else []
+    return SimpleNamespace(name=name, start_ns=float(began), end_ns=float(ended), stats=told)
+
+
+def plane(name: str, **lines: list[Any]) -> Any:
+    named = [SimpleNamespace(name=line, events=events) for line, events in lines.items()]
+    return SimpleNamespace(name=name, lines=named)
+
+
+CALLER = [stat(CALL, 100, 400), stat("PjitFunction(jit(step))", 101, 130)]
+STREAM = [
+    stat("ampere_sgemm_128x64", 150, 250, "dot.1"),
+    stat("MemcpyD2D", 250, 260, "copy_fusion"),
+    stat("MemcpyH2D", 260, 270),
+    stat("loop_multiply_fusion", 280, 390, "mul_fusion"),
+]
+OTHER_STREAM = [stat("wrapped_add", 240, 300, "conv.1"), stat("late", 395, 500)]
+
+
+def test_a_gpu_has_the_operations_of_its_kernels() -> None:
+    """All streams are one, in which nothing counts twice; what is told again is left out."""
+    again = plane(
+        "/device:GPU:0",
+        **{"Stream #1(Compute)": STREAM, "Stream #2(Memcpy)": OTHER_STREAM, "XLA Ops": STREAM},
+    )
+    events = events_of([plane("/host:CPU", caller=CALLER), again])
+    (call,) = profiled(events, Owners(network(), TRAIN, PROGRAM))
+    assert [span for span in call.spans if span.thread != DEVICE_THREAD] == [
+        Span("PjitFunction(jit(step))", "", DISPATCH, 1, 30, 0)
+    ]
+    gpu = [span[:5] for span in call.spans if span.thread == DEVICE_THREAD]
+    assert gpu == [
+        ("ampere_sgemm_128x", "fc", KERNEL, 50, 150),
+        ("wrapped_add", "conv a/b", KERNEL, 150, 200),
+        ("loop_multiply_fusion", "fc", UPDATE, 200, 290),
+        ("late", "", KERNEL, 295, 300),
+    ]
+
+
+def test_copies_of_a_gpu_are_copies() -> None:
+    card = plane("/device:GPU:0", **{"Stream #1(Compute)": STREAM})
+    events = events_of([plane("/host:CPU", caller=CALLER), card])
+    (call,) = profiled(events, Owners(network(), TRAIN, PROGRAM))
+    copies = [(s.name, s.layer) for s in call.spans if s.what == COPY]
+    assert copies == [("MemcpyD2D", "fc"), ("MemcpyH2D", "")]  # the first for a product
+
+
+def test_a_profiler_that_sees_no_gpu_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = events_of([plane("/host:CPU", caller=CALLER)])
+    monkeypatch.setattr(spans_jax, "recorded", lambda *_: seen)
+    asked = (lambda: None, 1, PROGRAM, network(), TRAIN)
+    assert len(spans_jax.profiled_calls(*asked)) == 1
+    with pytest.raises(Unsupported, match="sees nothing of the GPU"):
+        spans_jax.profiled_calls(*asked, finish=lambda: None)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from kernelprof.diagnosis import rules_around_kernels as around
 from kernelprof.diagnosis import rules_of_kernels as kernels
+from kernelprof.diagnosis import rules_on_gpu as on_gpu
 from kernelprof.diagnosis.evidence import Evidence
 from kernelprof.results import Finding
 
@@ -44,5 +45,31 @@ AROUND_KERNELS: tuple[Rule, ...] = (
     around.unknown,
 )
 CAUSES = OF_KERNELS + AROUND_KERNELS
+
+BEHIND_REFERENCE_ON_GPU = on_gpu.where_kernels_count(kernels.behind_reference)
+# On a GPU the CPU's libraries and threads explain nothing.
+OF_KERNELS_ON_GPU: tuple[Rule, ...] = (
+    on_gpu.slowed_down,
+    on_gpu.no_search,
+    on_gpu.turned_images,
+    on_gpu.tf32_off,
+    on_gpu.unfilled_card,
+    BEHIND_REFERENCE_ON_GPU,
+)
+CAUSES_ON_GPU: tuple[Rule, ...] = (
+    *OF_KERNELS_ON_GPU,
+    on_gpu.launch_bound,
+    on_gpu.host_bound,
+    on_gpu.copies,
+    on_gpu.allocation,
+    on_gpu.where_kernels_count(around.slow_update),
+    around.first_rounds,
+    on_gpu.where_kernels_count(around.slower_in_network),
+    around.unknown,
+)
 # Those that compare an engine's kernels with others.
-COMPARISONS = (kernels.unfolded_convolutions, kernels.behind_reference)
+COMPARISONS = (
+    kernels.unfolded_convolutions,
+    kernels.behind_reference,
+    BEHIND_REFERENCE_ON_GPU,
+)

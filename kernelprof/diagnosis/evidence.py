@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kernelprof.diagnosis.hardware_counters import Counters
 from kernelprof.diagnosis.instruction_sets import InstructionSet
 from kernelprof.diagnosis.ledger import Ledger
-from kernelprof.diagnosis.stacks import Stacks
+from kernelprof.diagnosis.stacks import DISPATCH, PYTHON, WAITING, Stacks
 from kernelprof.diagnosis.verbose import Verbose
+from kernelprof.gpu.slowdown import Slowdown
 from kernelprof.launch import Variables
 from kernelprof.probes.network import Network
 from kernelprof.probes.primitive import UPDATE
 from kernelprof.results import CaseResult, Finding, LayerResult
+from kernelprof.units import share
 
 LEAST_SHARE = 0.03  # of the time, from which a cause is worth a line
+
+
+@dataclass(frozen=True)
+class OnGpu:
+    """What is known of a case's card, and of its work for the case."""
+
+    card: Mapping[str, Any] = field(default_factory=dict)  # as the machine describes it
+    tf32_speed: float | None = None  # of its products, as a multiple of those of float32
+    slowdown: Slowdown | None = None  # while the whole network was sampled
+    operations_s: Mapping[str, float] = field(default_factory=dict)  # by the profiler's name
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Evidence:
     least_update_s: float | None = None  # that the machine needs for the update of all weights
     level_of_weights: Mapping[str, str] = field(default_factory=dict)  # that holds them, by layer
     others: tuple[CaseResult, ...] = ()  # the same case in other engines, fastest first
+    gpu: OnGpu | None = None  # of a case on a GPU
 
     @property
     def variables(self) -> Mapping[str, str]:
@@ -87,3 +100,12 @@ def suspect(
 def above_ceiling_s(e: Evidence) -> float:
     """What kernels take beyond what the machine needs at least: no change saves more."""
     return e.measured_s - e.case.ceiling_s if e.case.ceiling_s else e.measured_s
+
+
+def stacks_told(e: Evidence) -> Iterator[str]:
+    """What samples of stacks tell of the CPU's time outside of kernels."""
+    if e.stacks is not None:
+        yield (
+            f"stacks: {share(e.stacks.share(PYTHON))} Python, {share(e.stacks.share(DISPATCH))} "
+            f"the engine's code around kernels, {share(e.stacks.share(WAITING))} waiting"
+        )

@@ -12,8 +12,14 @@ import numpy as np
 
 from kernelprof.ceilings import PlacementCeilings
 from kernelprof.chains import CALLS
-from kernelprof.diagnosis.causes import CAUSES, COMPARISONS, OF_KERNELS
-from kernelprof.diagnosis.evidence import LEAST_SHARE, Evidence
+from kernelprof.diagnosis.causes import (
+    CAUSES,
+    CAUSES_ON_GPU,
+    COMPARISONS,
+    OF_KERNELS,
+    OF_KERNELS_ON_GPU,
+)
+from kernelprof.diagnosis.evidence import LEAST_SHARE, Evidence, OnGpu
 from kernelprof.diagnosis.gather import (
     COUNTERS,
     FACTS,
@@ -25,16 +31,19 @@ from kernelprof.diagnosis.gather import (
 )
 from kernelprof.diagnosis.hardware_counters import Counters
 from kernelprof.diagnosis.ledger import UPDATING, Known, Ledger, Usual, ledger, usual
+from kernelprof.diagnosis.ledger_on_gpu import gpu_times, ledger_on_gpu, operations_s
 from kernelprof.diagnosis.own_times import OwnTimes, own_times, typical
 from kernelprof.diagnosis.stacks import Stacks
 from kernelprof.diagnosis.trial import Trial
 from kernelprof.diagnosis.verbose import Verbose, parse, reorders_by_primitive
 from kernelprof.disturbance import WHOLE
-from kernelprof.measured import known_ceilings
+from kernelprof.gpu.slowdown import slowdown
+from kernelprof.measured import ceilings_of, known_ceilings
 from kernelprof.plan import Case
+from kernelprof.probes.device import CPU
 from kernelprof.probes.network import Network
 from kernelprof.probes.primitive import FORWARD, UPDATE
-from kernelprof.probes.spans import KERNEL, Span
+from kernelprof.probes.spans import DEVICE_THREAD, KERNEL, Span
 from kernelprof.results import CaseResult, Diagnosis, Finding
 from kernelprof.roofline import attainable, least_seconds
 from kernelprof.runfile import RunFile, StoredCase
@@ -73,7 +82,7 @@ def evidence_of(
     network = Network.from_json(run.networks()[case.network])
     profile: Stored = seen.get(PROFILE, seen.get(SEEN, {}))
     verbose = _verbose(seen.get(VERBOSE))
-    times = _times(seen.get(PROFILE))
+    times = _times(seen.get(PROFILE), case.device)
     calls = _usual(run, stored, {} if usuals is None else usuals)
     early_s, late_s = _early_and_late(run, stored)
     return Evidence(
@@ -96,13 +105,33 @@ def evidence_of(
         least_update_s=_least_update_s(run, stored),
         level_of_weights=_levels_of_weights(run, case, network),
         others=_others(case, cases),
+        gpu=None if case.device == CPU else _on_gpu(run, stored, case, times, profile),
+    )
+
+
+def _on_gpu(
+    run: RunFile, stored: StoredCase, case: CaseResult, times: OwnTimes | None, profile: Stored
+) -> OnGpu:
+    """What is known of the card, and of what it does in a call."""
+    ceilings = _ceilings_of(run, case)
+    fast, plain = (
+        ceilings.flop_per_s(dtype) if ceilings else None for dtype in ("tf32", "float32")
+    )
+    samples = run.gpu_samples(stored.id).values()
+    whole = [found[WHOLE] for found in samples if WHOLE in found]
+    return OnGpu(
+        card=run.meta("machine").get("gpus", {}).get(case.device, {}),
+        tf32_speed=fast / plain if fast and plain else None,
+        slowdown=slowdown(whole, run.gpu_readings(case.device)),
+        operations_s=operations_s(times, case.measured.value_s, _plain_ns(profile) * 1e-9)
+        if times
+        else {},
     )
 
 
 def _ceilings_of(run: RunFile, case: Case | CaseResult) -> PlacementCeilings | None:
     """Those of the placement that a case has; None where they were not measured."""
-    known = known_ceilings(run)
-    return known.of(case.device, case.threads) if known else None
+    return ceilings_of(run, case, known_ceilings(run))
 
 
 def _least_s(run: RunFile, case: CaseResult, network: Network) -> dict[str, float]:
@@ -169,14 +198,15 @@ def _all_findings(evidence: Evidence, seen: Stored) -> Iterator[Finding]:
     that would be left without it.
     """
     least_s = LEAST_SHARE * evidence.measured_s
-    explained = False
-    for rule in CAUSES:
+    explained, on_gpu = False, evidence.gpu is not None
+    of_kernels = OF_KERNELS_ON_GPU if on_gpu else OF_KERNELS
+    for rule in CAUSES_ON_GPU if on_gpu else CAUSES:
         if explained and rule in COMPARISONS:
             continue
         for suspect in rule(evidence):
             found = _with_trial(suspect, seen, evidence.measured_s)
             if found is not None:
-                explained = explained or (rule in OF_KERNELS and _weight_s(found) >= least_s)
+                explained = explained or (rule in of_kernels and _weight_s(found) >= least_s)
                 yield found
 
 
@@ -210,7 +240,7 @@ def _with_diagnosis(run: RunFile, case: CaseResult, evidence: Evidence) -> CaseR
         ledger=known.parts if known else (),
         profiler_share=known.profiler_share if known else 0.0,
         findings=findings(evidence, seen),
-        missing={**seen.get(MISSING, {}), **_unread(evidence.verbose)},
+        missing={**seen.get(MISSING, {}), **_unread(evidence.verbose), **_unseen(evidence, seen)},
     )
     if known is None:
         return replace(case, diagnosis=diagnosis)
@@ -237,20 +267,25 @@ def _unread(verbose: Verbose | None) -> dict[str, str]:
     return {VERBOSE: f"{counted(lines, 'line')} of an unknown form"} if lines else {}
 
 
+def _unseen(evidence: Evidence, seen: Stored) -> dict[str, str]:
+    """That a profiler saw the CPU alone where a GPU did the work."""
+    blind = evidence.gpu is not None and evidence.ledger is None and PROFILE in seen
+    return {PROFILE: "it shows nothing of what the GPU does"} if blind else {}
+
+
 def _verbose(stored: Stored | None) -> Verbose | None:
     return None if stored is None else parse(stored["banner"] + "\n" + stored["call"])
 
 
-def _times(profile: Stored | None) -> OwnTimes | None:
-    """The typical call under the profiler."""
+def _times(profile: Stored | None, device: str = CPU) -> OwnTimes | None:
+    """The typical call under the profiler; None where it shows nothing of the device."""
     if profile is None or not profile["calls"]:
         return None
-    return typical(
-        [
-            own_times(c["duration_ns"], [Span(*span) for span in c["spans"]])
-            for c in profile["calls"]
-        ]
-    )
+    calls = [(c["duration_ns"], [Span(*span) for span in c["spans"]]) for c in profile["calls"]]
+    if device == CPU:
+        return typical([own_times(*call) for call in calls])
+    shown = any(span.thread == DEVICE_THREAD for _, spans in calls for span in spans)
+    return typical([gpu_times(*call) for call in calls]) if shown else None
 
 
 def _plain_ns(profile: Stored) -> float:
@@ -269,6 +304,8 @@ def _ledger(
     verbose: Verbose | None,
     calls: Usual,
 ) -> Ledger:
+    if case.device != CPU:
+        return ledger_on_gpu(times, case.measured.value_s, _plain_ns(profile) * 1e-9)
     counters = profile["counters"]
     facts = run.evidence(stored.id)[FACTS]
     # Threads that share a kernel share the pages that it touches first.

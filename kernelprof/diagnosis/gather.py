@@ -2,7 +2,8 @@
 
 Two workers look at all cases of an engine at a placement, one after another: in the first the
 engine's own profiler runs, and stacks are sampled; the second makes its libraries print what they
-call.  What cannot be had is recorded with its reason, and the rest goes on.
+call.  What cannot be had is recorded with its reason, and the rest goes on.  On a GPU neither what
+the CPU's libraries print nor what its cores count says anything, and the profiler sees all calls.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kernelprof.diagnosis.verbose import VERBOSE_VARIABLES, banner, section
 from kernelprof.engines import Environment
 from kernelprof.errors import KernelprofError, WorkerError
 from kernelprof.launch import Variables, Worker
+from kernelprof.probes.device import CPU
 from kernelprof.probes.wire import Message
 from kernelprof.runfile import RunFile, StoredCase
 
@@ -59,11 +61,12 @@ class Gatherer:
         """Look at those cases that nothing is known of yet, and at their engines' tiny chains."""
         batches = list(_by_placement(self._lacking(cases)))
         for place, batch in enumerate(batches):
-            chains = self._lacking(self._tiny_chains(batch))
+            on_cpu = [stored for stored in batch if stored.case.device == CPU]
+            chains = self._lacking(self._tiny_chains(on_cpu))
             steps: list[Step] = [
                 *((stored, self._profile, NO_VARIABLES) for stored in chains),
                 *((stored, self._profile_and_sample, NO_VARIABLES) for stored in batch),
-                *((stored, self._print, VERBOSE_VARIABLES) for stored in batch),
+                *((stored, self._print, VERBOSE_VARIABLES) for stored in on_cpu),
             ]
             for stored in [*chains, *batch] if self.again else []:
                 self.run.forget_evidence(stored.id)  # trials too
@@ -111,7 +114,7 @@ class Gatherer:
             before.close()
         engine, cpus = stored.case.engine, stored.case.cpus
         own: Variables = {**self.variables_of(engine, cpus), **variables}
-        return Worker(self.environments[engine], cpus, own)
+        return Worker(self.environments[engine], cpus, own, stored.case.device)
 
     def _observe(self, worker: Worker, stored: StoredCase) -> Message:
         case = stored.case
@@ -147,7 +150,8 @@ class Gatherer:
         if (sampled := self._look_in(worker, stored, STACKS, sample)) is not None:
             self.run.add_evidence(stored.id, STACKS, sampled.to_json())
         count = partial(hardware_counters.count, pid, COUNTERS_S)
-        if (counted := self._look_in(worker, stored, COUNTERS, count)) is not None:
+        on_cpu = stored.case.device == CPU
+        if on_cpu and (counted := self._look_in(worker, stored, COUNTERS, count)) is not None:
             self.run.add_evidence(stored.id, COUNTERS, counted.to_json())
         if self.keep is not None:
             record = partial(stacks.keep, pid, STACKS_S, self.keep, _name(stored))

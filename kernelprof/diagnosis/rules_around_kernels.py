@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from kernelprof.ceilings import DRAM
-from kernelprof.diagnosis.evidence import LEAST_SHARE, Evidence, above_ceiling_s, suspect
+from kernelprof.diagnosis.evidence import (
+    LEAST_SHARE,
+    Evidence,
+    above_ceiling_s,
+    stacks_told,
+    suspect,
+)
 from kernelprof.diagnosis.ledger import CALLING, COPIES, FAULTS, FEEDING, RESIDUAL, UPDATING, Ledger
-from kernelprof.diagnosis.stacks import DISPATCH, PYTHON, WAITING
 from kernelprof.diagnosis.verbose import REORDER
 from kernelprof.launch import Variables
 from kernelprof.results import Finding
@@ -113,7 +118,7 @@ def dispatch(e: Evidence) -> Iterator[Finding]:
         return
     said = [
         f"{share(e.ledger.share(CALLING))} of the time passes between and around kernels",
-        *_stacks(e),
+        *stacks_told(e),
     ]
     yield suspect(
         "dispatch-bound",
@@ -129,7 +134,7 @@ def feeding(e: Evidence) -> Iterator[Finding]:
         late_s = e.ledger.seconds(FEEDING)
         yield suspect(
             "input feeding",
-            [f"{duration(late_s)} pass before the first kernel of a call begins", *_stacks(e)],
+            [f"{duration(late_s)} pass before the first kernel of a call begins", *stacks_told(e)],
             "prepare the next input while this one is computed",
             seconds=late_s,
         )
@@ -201,15 +206,6 @@ def unknown(e: Evidence) -> Iterator[Finding]:
             [f"no operation runs in {duration(rest_s)} of a call, and calling does not explain it"],
             "look at a flame graph: kernelprof diagnose --keep FOLDER",
             seconds=rest_s,
-        )
-
-
-def _stacks(e: Evidence) -> Iterator[str]:
-    """What samples of stacks tell of the time outside of kernels."""
-    if e.stacks is not None:
-        yield (
-            f"stacks: {share(e.stacks.share(PYTHON))} Python, {share(e.stacks.share(DISPATCH))} "
-            f"the engine's code around kernels, {share(e.stacks.share(WAITING))} waiting"
         )
 
 

@@ -241,7 +241,7 @@ def _behind_convolutions(e: Evidence) -> Iterator[tuple[str, Layer]]:
 
 
 def behind_reference(e: Evidence) -> Iterator[Finding]:
-    """Kernels that take longer than NumPy's, on the same CPUs in the same minutes.
+    """Kernels that take longer than the reference's, on the same device in the same minutes.
 
     Those within the network, where they are known: by itself a kernel pays for being called.  The
     reference's time holds its update, too.
@@ -256,13 +256,17 @@ def behind_reference(e: Evidence) -> Iterator[Finding]:
         yield suspect(
             BEHIND_REFERENCE,
             [
-                f"{worst} takes {duration(behind[worst])} more than NumPy's kernel",
+                f"{worst} takes {duration(behind[worst])} more than {_reference(e)}'s kernel",
                 *_below_processor(e),
                 *_counters(e),
             ],
             "another build of the engine, or another engine",
             seconds=sum(behind.values()),
         )
+
+
+def _reference(e: Evidence) -> str:
+    return "NumPy" if e.gpu is None else "CuPy"
 
 
 def _counters(e: Evidence) -> Iterator[str]:

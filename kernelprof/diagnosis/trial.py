@@ -92,6 +92,7 @@ def try_change(
         quick=True,
         budget_s=budget_s,
         stop=STOP,
+        device=case.device,
     )
     cases = tuple(replace(case, engine=engine) for engine in environments)
     group = Group(network, case.cpus, case.batch, cases)

@@ -40,8 +40,8 @@ class GpuReading(NamedTuple):
 
     time_ns: int
     sm_hz: int
-    temperature_c: int
-    power_w: float
+    temperature_c: int | None  # None where the card does not tell
+    power_w: float | None
     reasons: int  # a mask, whose bits are named in THROTTLING
 
     @property

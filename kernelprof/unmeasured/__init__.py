@@ -23,6 +23,7 @@ from kernelprof.forecast import (
 )
 from kernelprof.measured import known_ceilings
 from kernelprof.probes.decompose import Fusion, Kernel, kernels
+from kernelprof.probes.device import CPU
 from kernelprof.probes.network import Network
 from kernelprof.roofline import least_seconds
 from kernelprof.runfile import RunFile
@@ -48,8 +49,14 @@ class Source:
         """A run with the ceilings of its machine: its own, and those of other thread counts.
 
         Raises:
-            UsageError: none are known.
+            UsageError: none are known, or it was taken on a GPU.
         """
+        device = run.meta("options").get("device", CPU)
+        if device != CPU:
+            raise UsageError(
+                f"{run.path} was taken on {device}: what was not measured is foretold for CPUs "
+                "only; measure these batches with `kernelprof run --batch`"
+            )
         own = known_ceilings(run)
         kept = ceilings.load(str(run.meta("machine").get("fingerprint", "")))
         known = Ceilings(kept.fingerprint, {**kept.placements, **(own.placements if own else {})})

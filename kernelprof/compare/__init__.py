@@ -1,0 +1,1 @@
+"""Compare two runs: what became slower, what faster, and what neither can tell."""
