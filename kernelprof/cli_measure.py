@@ -281,6 +281,6 @@ def _tell_excess(options: Mapping[str, Any], total_s: float) -> None:
     if options.get("keeps_budget") and total_s > budget_s:
         err.print(
             f"That is {duration(total_s - budget_s)} more than the budget of {duration(budget_s)}: "
-            "the last sizes took longer than those before them foretold.",
+            "what was begun last took longer than what came before it foretold.",
             soft_wrap=True,
         )

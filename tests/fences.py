@@ -123,7 +123,7 @@ class Workspace:
             "PYTHONPATH": str(ROOT),
             "KERNELPROF_HOME": str(self.home),
             "TMPDIR": str(self.home),
-            "COLUMNS": "100",
+            "COLUMNS": "120",
             "HOME": str(self.home),
         }
 

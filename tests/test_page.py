@@ -241,7 +241,7 @@ class TestFilters:
         one.filter("engine", "torch")
         shown = one.rows("#engines table")
         assert shown == [row for row in everything if row[0] == "torch"] != []
-        labels = one.page.locator('[data-chart="times"]').first.locator("text").all_inner_texts()
+        labels = one.page.locator('[data-chart="times"]').first.locator("text").all_text_contents()
         assert any("torch" in label for label in labels)
         assert not any("numpy" in label for label in labels)
         assert one.page.locator("#failures tbody tr:visible").count() == 0
@@ -351,10 +351,8 @@ def test_names_stay_text(opened: Callable[..., Opened]) -> None:
     assert page.title().startswith("kernelprof: <img")
     assert HOSTILE in page.locator("#failures").inner_text()
     assert HOSTILE in page.locator("#layers tbody").first.inner_text()
-    page.locator('[data-chart="times"] path[aria-label], [data-chart="times"] path').nth(3).hover(
-        force=True
-    )
-    page.wait_for_timeout(100)
+    page.locator('[data-chart="times"] .mark-rect.role-mark path').first.hover()
+    assert HOSTILE in page.locator("#vg-tooltip-element").inner_text()
     assert page.locator("img").count() == 0
 
 
