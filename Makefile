@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 RUN    := quick.kprof
 PAGE   := kernelprof-report.html
 
-.PHONY: setup run test lint types clean
+.PHONY: setup run test lint types docs clean
 
 setup: $(VENV)/installed
 	@$(PYTHON) -m kernelprof engines install --all || echo "going on without them"
@@ -36,6 +36,10 @@ lint: setup
 
 types: setup
 	@$(PYTHON) -m tests.typecheck
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+	@echo "open file://$(CURDIR)/build/site/index.html"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info $(RUN) $(RUN)-wal $(RUN)-shm $(PAGE)

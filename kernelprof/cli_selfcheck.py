@@ -77,7 +77,7 @@ def selfcheck(
     whole_s = runner.seconds(budget)
     environments = _environments(device, engine)
     _make_folder(output)
-    with logged(output / LOG, out, err):
+    with logged(output / LOG):
         asked = _Asked(device, output, environments, network or (), quick, whole_s)
         judged = _judged(asked, facts)
         out.print(goals_table(judged))
@@ -116,7 +116,8 @@ class _Asked:
             quick=self.quick,
             processes=1,
         )
-        return replace(wanted, budget_s=SHARES[file] * self.budget_s, keeps_budget=True)
+        budget_s = SHARES[file] * self.budget_s
+        return replace(wanted, budget_s=budget_s, keeps_budget=file != PRODUCTS)
 
 
 def _environments(device: str, engine: str | None) -> dict[str, Environment]:

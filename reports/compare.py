@@ -9,6 +9,7 @@ from io import StringIO
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from kernelprof.compare.results import (
@@ -21,13 +22,14 @@ from kernelprof.compare.results import (
     RunComparison,
     Unmatched,
 )
-from kernelprof.units import count, counted, duration, magnitude, moment, percent
+from kernelprof.units import count, counted, duration, magnitude, moment, percent, share
 
 from .lines import printable
 from .text_table import WIDE, add_number_columns, text_table
 
 SCHEMA = 1  # of the JSON; keys may be added within a schema, never changed
 MOST_LISTED = 20  # of what could not be compared
+MOST_DRIFTS = 3  # told one by one
 MOST_ANNOTATIONS = 10  # of each kind: as many as GitHub shows of a step
 HEADINGS = ("before", "after", "change", "at least", "at most", "told from")
 WHOLE = "whole network"
@@ -58,18 +60,19 @@ def sentences(found: RunComparison) -> list[str]:
         return ["Nothing was compared: there is no case that both runs measured."]
     beyond = f" by more than {magnitude(found.threshold)}" if found.threshold else ""
     said = [_counted(found, SLOWER, beyond), _counted(found, FASTER, beyond)]
-    coarse = [one for one in found.changes if one.layer == "" or not _has_whole(found)]
-    if coarse and not found.slower:
-        worst = max(coarse, key=lambda one: one.told_from)
+    wholes = [one for one in found.changes if not one.layer] or found.changes
+    if not found.slower:
+        worst = max(one.told_from for one in wholes) - 1
+        what = WHOLE if not wholes[0].layer else "layer"
         said.append(
-            f"A slow-down would have been told from {percent(worst.told_from - 1)} at the latest"
-            f"{' of a whole network' if worst.layer == '' else ''}; more processes tell a smaller."
+            f"Of any {what} a slow-down would have been told from {percent(worst)}; runs with more "
+            "processes tell smaller ones."
         )
+    said.append(
+        "Changes are without what the machine did, and the limits of all of them hold together "
+        f"with {share(1 - found.alpha)}."
+    )
     return said
-
-
-def _has_whole(found: RunComparison) -> bool:
-    return any(one.layer == "" for one in found.changes)
 
 
 def _counted(found: RunComparison, verdict: str, beyond: str) -> str:
@@ -84,16 +87,23 @@ def _counted(found: RunComparison, verdict: str, beyond: str) -> str:
 
 def drift_sentences(found: RunComparison) -> Iterator[str]:
     """What the machine did, which is no engine's."""
-    for one in found.drifts:
-        yield (
-            f"The reference's {counted(one.kernels, 'kernel')} took {percent(one.ratio.value - 1)} "
-            f"({percent(one.ratio.low - 1)} to {percent(one.ratio.high - 1)}): the machine's doing,"
-            f" of which {percent(one.removed - 1)} is taken out ({case_name(one)})."
-        )
     if found.changes and not found.drifts:
         yield (
             "How much the machine drifted is not known: the reference's kernels are too few, or "
             "the reference changed."
+        )
+    if len(found.drifts) > MOST_DRIFTS:
+        values = sorted(one.ratio.value for one in found.drifts)
+        yield (
+            f"The machine drifted by {percent(values[0] - 1)} to {percent(values[-1] - 1)}, as the "
+            f"reference's kernels tell in {counted(len(values), 'group')} of cases."
+        )
+        return
+    for one in found.drifts:
+        yield (
+            f"The machine drifted by {percent(one.ratio.value - 1)} "
+            f"({percent(one.ratio.low - 1)} to {percent(one.ratio.high - 1)}), as "
+            f"{counted(one.kernels, 'kernel')} of the reference tell ({case_name(one)})."
         )
 
 
@@ -147,17 +157,10 @@ def render(found: RunComparison, console: Console, layers: bool = False) -> None
 def _text_lines(found: RunComparison, layers: bool) -> Iterator[RenderableType]:
     for name, side in (("before", found.before), ("after", found.after)):
         yield Text(printable(f"{name:6}  {side.name}, {_moment(side.started)}"))
-    for case, own in _by_case(_shown(found, layers)):
+    shown = _shown(found, layers)
+    if shown:
         yield ""
-        table = text_table("")
-        table.title, table.title_justify = Text(printable(case), style="bold"), "left"
-        add_number_columns(table, *HEADINGS, "")
-        for one in own:
-            style = STYLES[one.verdict]
-            verdict = "" if one.verdict == SAME else one.verdict
-            cells = (part_name(one), *_cells(one), verdict)
-            table.add_row(*(Text(printable(cell), style=style) for cell in cells))
-        yield table
+        yield _table(shown)
     for heading, listed in _remarks(found):
         if listed:
             yield ""
@@ -166,6 +169,25 @@ def _text_lines(found: RunComparison, layers: bool) -> Iterator[RenderableType]:
     yield ""
     for sentence in (*drift_sentences(found), *sentences(found)):
         yield Text(printable(sentence))
+
+
+def _table(shown: Sequence[Change]) -> Table:
+    """Parts below the case that they are of."""
+    table = text_table("")
+    add_number_columns(table, *HEADINGS, "")
+    for case, own in _by_case(shown):
+        table.add_row(Text(printable(case), style="bold"))
+        for one in own:
+            verdict = "" if one.verdict == SAME else one.verdict
+            cells = (f"  {part_name(one)}", *_cells(one), verdict)
+            style = STYLES[one.verdict]
+            table.add_row(*(Text(_kept(cell), style=style) for cell in cells))
+    return table
+
+
+def _kept(cell: str) -> str:
+    """What can be printed, with the blanks before it."""
+    return cell[: len(cell) - len(cell.lstrip())] + printable(cell)
 
 
 def _moment(started: str) -> str:

@@ -19,6 +19,7 @@ FUSION = Fusion({"forward": (("gemm", "bias"),)})
 MACHINE = {"fingerprint": "made up", "processor": "Made-up CPU", "system": "Linux 1", "cpus": 4}
 NETWORK = perceptron("made-up", width=256, depth=3)
 WHOLE_S = 1e-5  # beyond its kernels
+PAGE_FAULT_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Simulated:
     failed: tuple[str, ...] = ()  # engines
     unmeasured: tuple[str, ...] = ()  # layers
     unsampled: bool = False
-    faults: Callable[[str, int], int] = lambda layer, process: 0
+    faults: Callable[[str, int], int] = lambda layer, process: 0  # of a call
 
 
 def simulate(path: Path, run: Simulated) -> Path:
@@ -121,15 +122,17 @@ def _round(
 ) -> dict[str, Any]:
     longer = np.exp(run.noise * np.abs(random.standard_normal(len(levels) + 1)))
     places = [n for n, part in enumerate(parts) if part.layer not in run.unmeasured]
+    everything = (sum(levels) + WHOLE_S) * longer[-1]
     return {
         "round": number,
-        "whole": _sample((sum(levels) + WHOLE_S) * longer[-1], 0) if whole else None,
+        "whole": _sample(everything, sum(faults)) if whole else None,
         "kernels": {str(n): _sample(levels[n] * longer[n], faults[n]) for n in places},
     }
 
 
 def _sample(seconds: float, faults: int) -> list[int]:
     """A block of a thousand calls, so that whole nanoseconds are no coarse measure."""
+    seconds += faults * PAGE_FAULT_S
     return [1000, 0, round(seconds * 1e12), 0, 0, 0, 0, 1000 * faults, 0, 0]
 
 

@@ -26,6 +26,7 @@ from typing import Any
 from .decompose import Kernel
 from .device import EVENTS, HOST, NoDeviceError, Stream
 from .engine import Call, Engine, Unsupported
+from .spans import DEVICE_THREAD, DISPATCH, KERNEL, ProfiledCall, Span
 
 SCOPES_OF_BUILDING = 3  # a subject is built in one, warmed up in another, recorded in a third
 BESIDE = Path(__file__).with_name("fake_engine.py")
@@ -52,6 +53,7 @@ class FakeStream(Stream):
 
     def __init__(self) -> None:
         self.done_ns = 0
+        self.worked_ns = 0  # in all
         self.recording: list[int] | None = None
 
     def launch(self, duration_ns: int, result: Any = None) -> Any:
@@ -66,6 +68,7 @@ class FakeStream(Stream):
     def queue(self, duration_ns: int) -> None:
         """Work for the GPU, once it has done all before."""
         self.done_ns = max(self.done_ns, time.perf_counter_ns()) + duration_ns
+        self.worked_ns += duration_ns
 
     def mark(self) -> int:
         now = time.perf_counter_ns()
@@ -135,6 +138,18 @@ class FakeGpuEngine(fake.FakeEngine):  # type: ignore[misc]
         if self.stream.recording is not None and fake.has_kind(kernel, "FAKE_UNRECORDED"):
             raise Unsupported("no graph of this")
         return self.stream.launch(fake.kernel_ns(kernel), result)
+
+    def profile(self, call: Call, calls: int) -> list[ProfiledCall]:
+        return [self._profiled(call) for _ in range(calls)]
+
+    def _profiled(self, call: Call) -> ProfiledCall:
+        began_ns, worked_ns = time.perf_counter_ns(), self.stream.worked_ns
+        call()
+        self.stream.finish()
+        done_ns = time.perf_counter_ns() - began_ns
+        busy_ns = self.stream.worked_ns - worked_ns
+        work = Span("kernel", "", KERNEL, done_ns - busy_ns, done_ns, DEVICE_THREAD)
+        return ProfiledCall(done_ns, [Span("launch", "", DISPATCH, 0, done_ns), work])
 
     def network(self, network: Any, mode: str, data: Any) -> Any:
         if os.environ.get("FAKE_FULL") == mode:

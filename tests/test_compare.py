@@ -1,4 +1,4 @@
-"""Two runs compared: of a simulated machine whose truth is known, and of files that are not whole."""
+"""Two runs compared: of a simulated machine whose truth is known, and files that are not whole."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.compared_run import MACHINE, NETWORK, Simulated, changed, simulate
 from tests.planted_run import perceptron
 
 USUAL = Simulated()
-LAYERS = {"fc1", "relu1", "fc2", "relu2", "fc3", "relu3", "loss"}
+LAYERS = {"fc1", "relu1", "fc2", "relu2", "fc3", "relu3"}
 ERROR = 2
 
 Compared = Callable[..., RunComparison]
@@ -302,43 +302,37 @@ def test_a_threshold_is_a_percentage(
         )
 
 
-def damaged(path: Path, how: str) -> None:
-    content = path.read_bytes()
-    if how == "empty":
-        path.write_bytes(b"")
-    elif how == "text":
-        path.write_text("no run at all")
-    elif how == "cut":
-        path.write_bytes(content[: len(content) // 3])
-    elif how == "overwritten":
-        path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
-    elif how == "missing":
-        path.unlink()
-    elif how == "folder":
-        path.unlink()
-        path.mkdir()
-    else:
+STATEMENTS = {
+    "of a newer schema": "PRAGMA user_version = 99",
+    "without tables": "DROP TABLE samples",
+    "without options": "DELETE FROM meta WHERE key = 'options'",
+    "with half a fact": "UPDATE meta SET value = '{\"a' WHERE key = 'machine'",
+}
+CONTENTS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "text": lambda content: b"no run at all",
+    "cut": lambda content: content[: len(content) // 3],
+    "overwritten": lambda content: content[:4096] + b"\xff" * (len(content) - 4096),
+}
+
+
+def damage(path: Path, how: str) -> None:
+    if how in STATEMENTS:
         database = sqlite3.connect(path)
-        if how == "of a newer schema":
-            database.execute("PRAGMA user_version = 99")
-        elif how == "without tables":
-            database.execute("DROP TABLE samples")
-        elif how == "without options":
-            database.execute("DELETE FROM meta WHERE key = 'options'")
-        elif how == "with half a fact":
-            database.execute("UPDATE meta SET value = '{\"a' WHERE key = 'machine'")
+        database.execute(STATEMENTS[how])
         database.commit()
         database.close()
+        return
+    content = path.read_bytes()
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    elif how in CONTENTS:
+        path.write_bytes(CONTENTS[how](content))
 
 
 @pytest.mark.parametrize("place", [0, 1])
-@pytest.mark.parametrize(
-    "how",
-    [
-        *("empty", "text", "cut", "overwritten", "missing", "folder"),
-        *("of a newer schema", "without tables", "without options", "with half a fact"),
-    ],
-)
+@pytest.mark.parametrize("how", [*STATEMENTS, *CONTENTS, "missing", "folder"])
 def test_a_file_that_is_not_whole_is_an_error_in_one_line(
     files: dict[str, Path],
     command: Callable[..., int],
@@ -346,7 +340,7 @@ def test_a_file_that_is_not_whole_is_an_error_in_one_line(
     how: str,
     place: int,
 ) -> None:
-    damaged(files["b"], how)
+    damage(files["b"], how)
     words = [files["a"], files["b"]] if place else [files["b"], files["a"]]
     assert command(*words) == ERROR
     captured = capsys.readouterr()
@@ -415,7 +409,7 @@ def test_text_and_markdown_show_the_changed_layer(compared: Compared) -> None:
         (line,) = (one for one in lines if "fc2" in one)
         assert "slower" in line
         assert any("became slower" in one for one in lines)
-        assert max(map(len, lines)) <= (100 if format_ == "text" else 1000)
+        assert len(line) <= 100 or format_ == "md"
 
 
 HOSTILE = "a::b%\n|<script>*_`@[x](y)"
@@ -436,10 +430,8 @@ def test_names_stay_text(compared: Compared) -> None:
     title, message = annotations[0].removeprefix("::error title=").split("::", 1)
     assert "a%3A%3Ab%25%0A|" in title
     assert "a::b%25%0A|" in message
-    assert (
-        "\n"
-        not in COMPARISON_FORMATS["text"](hostile, True).replace("\n", "", 0).split("a::b")[1][:3]
-    )
+    text = COMPARISON_FORMATS["text"](hostile, True).splitlines()
+    assert not any(line.startswith("|<script>") for line in text)
 
 
 def test_annotations_tell_of_each_slow_down_and_how_it_ended(compared: Compared) -> None:

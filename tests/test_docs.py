@@ -201,7 +201,7 @@ def test_the_run_file_is_documented_table_by_table() -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation as users get it, built strictly: no link goes nowhere."""
     folder = tmp_path_factory.mktemp("site")
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(folder)]
     built = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return folder

@@ -6,7 +6,9 @@ import base64
 import gzip
 import itertools
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from kernelprof.reports.charts import Picture, save_chart
 from kernelprof.reports.diagnosis_charts import step_rows
 from kernelprof.reports.engine_colours import COLOURS, REFERENCE, SPARE, colours, luminance
 from kernelprof.reports.layer_charts import layer_rows
-from kernelprof.reports.page_places import Places, measured, places
+from kernelprof.reports.page_places import Place, Places, measured, places
 from kernelprof.reports.roofline_chart import roof_rows, roofline_chart
 from kernelprof.reports.size_charts import size_rows, sizes_chart
 from kernelprof.reports.summary_csv import summary_csv
@@ -202,7 +204,7 @@ class TestData:
     """What the page holds."""
 
     @pytest.mark.parametrize("make", [whole_results, bench_results, hostile_results])
-    def test_every_place_has_rows(self, make) -> None:  # type: ignore[no-untyped-def]
+    def test_every_place_has_rows(self, make: Callable[[], Results]) -> None:
         results = make()
         data = page_data.page_data(results)
         for place in every_place(places(results)):
@@ -245,7 +247,7 @@ class TestData:
         assert summary_csv(report) == "cpus\n0 1\n"
 
 
-def every_place(found: Places):  # type: ignore[no-untyped-def]
+def every_place(found: Places) -> Iterator[Place]:
     for own in vars(found).values():
         if own is not None:
             yield from own if isinstance(own, tuple) else (own,)
@@ -254,7 +256,7 @@ def every_place(found: Places):  # type: ignore[no-untyped-def]
 class TestFiles:
     """Pictures of every chart."""
 
-    def test_every_chart_is_saved_in_both_forms(self, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    def test_every_chart_is_saved_in_both_forms(self, tmp_path: Path) -> None:
         whole = whole_results()
         few = [case for case in whole.cases if (case.network, case.engine) == ("fcn-r", "torch")]
         other = next(c for c in whole.cases if (c.network, c.engine) == ("fcn-r", "numpy"))
@@ -267,7 +269,7 @@ class TestFiles:
         assert len(set(found)) == len(found) == len(list(tmp_path.iterdir()))
         assert all(path.read_bytes().startswith((b"<svg", b"\x89PNG")) for path in found)
 
-    def test_a_saved_chart_is_complete(self, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    def test_a_saved_chart_is_complete(self, tmp_path: Path) -> None:
         cases: tuple[CaseResult, ...] = sample_results().cases[:2]
         picture: Picture = times_chart(cases)
         save_chart(picture, tmp_path / "a.svg")

@@ -5,30 +5,26 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import Console
 
+from kernelprof.console import err, out
 from kernelprof.selfcheck.log import CUT, Tee, logged
 
 
-def test_what_is_printed_is_written_down_too(tmp_path):
-    streams = io.StringIO(), io.StringIO()
-    out, err = (Console(file=stream) for stream in streams)
+def test_what_is_printed_is_written_down_too(tmp_path, capsys):
     path = tmp_path / "a.log"
-    with logged(path, out, err):
+    with logged(path):
         out.print("a table")
         err.print("a warning")
     out.print("later")
     assert path.read_text() == "a table\na warning\n"
-    assert streams[0].getvalue() == "a table\nlater\n"
-    assert streams[1].getvalue() == "a warning\n"
+    assert capsys.readouterr() == ("a table\nlater\n", "a warning\n")
 
 
-def test_an_error_leaves_the_consoles_as_they_were(tmp_path):
-    stream = io.StringIO()
-    console = Console(file=stream)
-    with pytest.raises(KeyError), logged(tmp_path / "a.log", console):
+def test_an_error_ends_the_log(tmp_path, capsys):
+    with pytest.raises(KeyError), logged(tmp_path / "a.log"):
         raise KeyError
-    assert console.file is stream
+    out.print("later")
+    assert (tmp_path / "a.log").read_text() == ""
 
 
 @pytest.mark.parametrize("letter", ["a", "é"])

@@ -67,11 +67,14 @@ def drift(pairs: Sequence[Levels]) -> Drift | None:
     return Drift(middle, MEDIAN_TO_MEAN * scatter / math.sqrt(effective))
 
 
-def shared_by_others(parts: Sequence[Levels]) -> list[Levels]:
-    """For each part what the others have in common, in each process, beyond their usual levels."""
+def shared_by_others(parts: Sequence[Levels], counts: Sequence[bool]) -> list[Levels]:
+    """For each part what the others have in common, in each process, beyond their usual levels.
+
+    Only those count that are said to.
+    """
     sides = [np.array([part[side] for part in parts]) for side in (0, 1)]
     usual = np.nanmean(np.hstack(sides), axis=1, keepdims=True)
-    beyond, weights = [side - usual for side in sides], np.exp(usual[:, 0] / 2)
+    beyond, weights = [side - usual for side in sides], np.exp(usual[:, 0] / 2) * counts
     found = []
     for place in range(len(parts)):
         others = np.where(np.arange(len(parts)) == place, 0.0, weights)

@@ -86,6 +86,7 @@ class RunComparison:
     before: Side
     after: Side
     threshold: float  # a slow-down up to this is none
+    alpha: float  # the probability that anything is told where nothing changed
     machine: tuple[Difference, ...]  # with one of them nothing is comparable
     settings: tuple[Difference, ...]
     changes: tuple[Change, ...] = ()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import IO
-
-from rich.console import Console
 
 MOST_BYTES = 60 * 10**6
 CUT = "\nthe log ends here: it has its most bytes\n"
@@ -42,14 +41,11 @@ class Tee(io.TextIOBase):
 
 
 @contextmanager
-def logged(path: Path, *consoles: Console) -> Iterator[None]:
-    """Write down what the consoles print meanwhile."""
-    before = [console.file for console in consoles]
-    with path.open("w", encoding="utf-8") as log:
-        for console, stream in zip(consoles, before, strict=True):
-            console.file = Tee(stream, log)
-        try:
-            yield
-        finally:
-            for console, stream in zip(consoles, before, strict=True):
-                console.file = stream
+def logged(path: Path) -> Iterator[None]:
+    """Write down what is printed meanwhile."""
+    with (
+        path.open("w", encoding="utf-8") as log,
+        redirect_stdout(Tee(sys.stdout, log)),
+        redirect_stderr(Tee(sys.stderr, log)),
+    ):
+        yield
