@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from kernelprof.ceilings import DRAM, PlacementCeilings
 from kernelprof.probes.compute_bound import Conv2d
@@ -108,6 +109,7 @@ def _saving(primitive: Primitive, on_gpu: bool) -> float:
     return max(by_fourier, WINOGRAD_SAVING if (height, width) == (3, 3) else 1.0)
 
 
+@cache  # networks repeat their primitives, and so do engines and placements
 def footprint_bytes(primitive: Primitive, pass_: str) -> int:
     """The memory that a pass works on, at least.
 

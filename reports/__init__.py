@@ -7,8 +7,15 @@ from collections.abc import Callable
 from kernelprof.results import Results
 
 from .contract import to_json_text
-from .page import to_html
 from .text import to_text
+
+
+def to_html(results: Results) -> str:
+    """The page.  What draws it is loaded only here: a machine that measures may lack it."""
+    from . import page
+
+    return page.to_html(results)
+
 
 FORMATS: dict[str, Callable[[Results], str]] = {
     "text": to_text,

@@ -217,7 +217,7 @@ def to_markdown(found: RunComparison, layers: bool = False) -> str:
     blocks = ["## kernelprof compare", " ".join(map(_escaped, sentences(found)))]
     shown = _shown(found, layers)
     if shown:
-        rows = [("", "part", *HEADINGS, "")]
+        rows: list[tuple[str, ...]] = [("", "part", *HEADINGS, "")]
         rows.append(("---", "---", *("---:" for _ in HEADINGS), "---"))
         for one in shown:
             verdict = "" if one.verdict == SAME else f"**{one.verdict}**"

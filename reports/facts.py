@@ -43,6 +43,8 @@ def _unit_of(name: str, write: Callable[[Any], str]) -> tuple[str, Callable[[Any
 
 def _written(value: Any, write: Callable[[Any], str], between: str = ", ") -> str:
     """A value; of a list within a list it shows what belongs together."""
+    if value is None:
+        return "not known"
     if isinstance(value, int | float) and not isinstance(value, bool):
         return write(value)
     if isinstance(value, Sequence) and not isinstance(value, str):

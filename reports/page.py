@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from kernelprof import units
-from kernelprof.results import Results
+from kernelprof.results import PrimitiveResult, Results
 
 from . import derived, findings, labels, ledger, trace_rows, traces
 from .bench import bench_sentences, pass_name
@@ -111,7 +111,8 @@ def to_html(results: Results) -> str:
         verdict=_verdict(results),
         names=list(dict.fromkeys(item["network"] for item in data["items"])),
         number=page_data.numbering(results),
-        groups=groups(results) if results.cases else [],
+        groups=groups(results),
+        primitives=_by_name(results.primitives),
         places=shown,
         sections=_sections(results, shown),
         facets=page_data.facets(data["items"]),
@@ -140,8 +141,9 @@ def _verdict(results: Results) -> list[str]:
 def _sections(results: Results, shown: Places) -> dict[str, str]:
     """The titles of the sections that have something to say, by their names."""
     nothing = not (results.cases or results.primitives or results.traces)
+    of_cases = any(not failure.passes for failure in results.failures)
     has = {
-        "engines": bool(results.cases),
+        "engines": bool(results.cases) or of_cases,
         "kernels": bool(results.primitives),
         "ladder": shown.steps is not None,
         "layers": shown.layers is not None,
@@ -171,6 +173,13 @@ def _ledger_columns(results: Results) -> list[Column]:
     parts = [SHORT[part] for part in parts_shown(with_ledger(results.cases))]
     beside = [("engine", "engine", ""), ("case", "case", ""), ("measured", "time", "s")]
     return [*beside, *((part, part, f"{part} share") for part in parts)]
+
+
+def _by_name(primitives: Iterable[PrimitiveResult]) -> dict[str, list[PrimitiveResult]]:
+    found: dict[str, list[PrimitiveResult]] = {}
+    for one in primitives:
+        found.setdefault(one.primitive, []).append(one)
+    return found
 
 
 def plain(value: float | None) -> str:

@@ -14,6 +14,7 @@ from .roofline_chart import Measured, placement_name
 
 KINDS = ("gemm", "conv2d", "lstm_cell")  # the compute-bound primitives
 ROW = 24
+NARROW = f"{PLACE_WIDTH} < 600"  # so that names of engines do not fit side by side
 BRIGHT = 0.55  # of the fastest: on cells as bright as that black letters are read best
 
 
@@ -59,8 +60,8 @@ def sizes_spec() -> alt.LayerChart:
                 axis=alt.Axis(
                     orient="top",
                     grid=False,
-                    labelAlign="left",
-                    labelAngle=alt.expr(f"{PLACE_WIDTH} < 600 ? -40 : 0"),
+                    labelAlign=alt.expr(f"{NARROW} ? 'left' : 'center'"),
+                    labelAngle=alt.expr(f"{NARROW} ? -40 : 0"),
                 ),
             ),
         )

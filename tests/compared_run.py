@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from kernelprof.plan import Case, Options
+from kernelprof.plan import Case, Options, alone
 from kernelprof.probes.decompose import Fusion, Kernel, kernels
 from kernelprof.probes.network import INFER, Network
+from kernelprof.probes.primitive import Primitive
 from kernelprof.runfile import RunFile
 from tests.planted_run import perceptron
 
@@ -24,7 +25,7 @@ PAGE_FAULT_S = 1e-6
 
 @dataclass(frozen=True)
 class Simulated:
-    """A run: ``factors`` are what a layer's kernels take of their usual time, of an engine's.
+    """A run: ``factors`` are what a layer's kernels, or a primitive, take of their usual time.
 
     ``noise`` is the relative scatter of a kernel's level among processes, and of its rounds, which
     can only be longer.  ``drift`` is how many times as long everything takes.
@@ -49,12 +50,19 @@ class Simulated:
     unmeasured: tuple[str, ...] = ()  # layers
     unsampled: bool = False
     faults: Callable[[str, int], int] = lambda layer, process: 0  # of a call
+    primitives: tuple[Primitive, ...] = ()  # of a bench
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """What is measured, one after another."""
+        return tuple(map(alone, self.primitives)) or (self.network,)
 
 
 def simulate(path: Path, run: Simulated) -> Path:
     """Write it to a run file."""
     options = Options(
-        networks=(run.network,),
+        networks=() if run.primitives else run.networks,
+        primitives=run.primitives,
         engines=run.engines,
         placements=(tuple(range(run.threads)),),
         modes=run.modes,
@@ -68,12 +76,13 @@ def simulate(path: Path, run: Simulated) -> Path:
     file = RunFile.create(
         path, {**meta, "machine": dict(run.machine), "options": options.to_json()}
     )
-    file.add_network(run.network.to_json())
     random = np.random.default_rng(run.seed)
-    for batch in run.batches:
-        for mode in run.modes:
-            for engine in (*run.engines, "numpy"):
-                _add(file, run, engine, batch, mode, random)
+    for network in run.networks:
+        file.add_network(network.to_json())
+        for batch in run.batches:
+            for mode in run.modes:
+                for engine in (*run.engines, "numpy"):
+                    _add(file, run, network, engine, batch, mode, random)
     file.close()
     return path
 
@@ -81,18 +90,20 @@ def simulate(path: Path, run: Simulated) -> Path:
 def _add(
     file: RunFile,
     run: Simulated,
+    network: Network,
     engine: str,
     batch: int,
     mode: str,
     random: np.random.Generator,
 ) -> None:
     cpus = tuple(range(run.threads))
-    case = Case(run.network.name, engine, cpus, batch, mode, whole=engine in run.engines)
+    whole = engine in run.engines and not run.primitives
+    case = Case(network.name, engine, cpus, batch, mode, whole)
     case_id = file.add_case(case, calibration=False)
     if engine in run.failed:
         file.add_failure(case_id, "crash", "it ended with signal SIGSEGV")
         return
-    parts = kernels(run.network, batch, mode, FUSION)
+    parts = kernels(network, batch, mode, FUSION)
     file.describe_case(case_id, 1, [_described(part, run) for part in parts])
     for process in range(0 if run.unsampled else run.processes):
         facts = {"version": run.versions.get(engine, "1"), "fusion": FUSION.to_json()}
@@ -107,7 +118,8 @@ def _add(
 def _seconds(part: Kernel, run: Simulated, engine: str, random: np.random.Generator) -> float:
     """What a kernel takes in a process: so long for each byte, however its operands came to lie."""
     usual = 1e-6 + part.compute_flop / 5e10 + part.least_bytes / 1e10
-    own = run.factors.get(part.layer, 1.0) if engine in run.engines else 1.0
+    layer = part.primitives[0].label if run.primitives else part.layer
+    own = run.factors.get(layer, 1.0) if engine in run.engines else 1.0
     return usual * own * run.drift * float(np.exp(run.noise * random.standard_normal()))
 
 

@@ -25,9 +25,11 @@ from kernelprof.compare.results import (
     RunComparison,
 )
 from kernelprof.errors import KernelprofError
+from kernelprof.plan import alone
 from kernelprof.probes.network import INFER, TRAIN
 from kernelprof.reports.compare import COMPARISON_FORMATS, case_name, sentences
 from kernelprof.runfile import RunFile
+from kernelprof.sizes import primitives
 from tests.compared_run import MACHINE, NETWORK, Simulated, changed, simulate
 from tests.planted_run import perceptron
 
@@ -236,6 +238,19 @@ def test_cases_are_paired_by_what_they_compute(compared: Compared) -> None:
     slower = {(one.mode, one.batch) for one in found.slower if one.layer == "fc1"}
     assert slower == {(mode, batch) for mode in (INFER, TRAIN) for batch in (16, 64)}
     assert len(found.drifts) == 2  # one for each group that takes turns
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_primitives_by_themselves_are_compared(compared: Compared, count: int) -> None:
+    """With few of them nothing is known of the machine's drift; with many, all tell of it."""
+    sizes = tuple(primitives("gemm", "64..8192x64x64"))[:count]
+    before = replace(USUAL, primitives=sizes, batches=(1,))
+    found = compared(before, changed(before, drift=1.02, factors={sizes[1].label: 1.5}))
+    (slower,) = found.slower
+    assert slower.network == alone(sizes[1]).name
+    assert len(found.changes) == count
+    assert len(found.drifts) == (count > 2)
+    assert slower.ratio.value == pytest.approx(1.5, rel=0.05)
 
 
 # The command line

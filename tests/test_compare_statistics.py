@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kernelprof.compare.control import Drift, drift, weighted_median
 from kernelprof.compare.noise import LEAST_SCATTER, Noise, Shift
 from kernelprof.compare.observed import WHOLE_NETWORK, Call, Part, alike
-from kernelprof.compare.testing import levels
+from kernelprof.compare.significance import levels
 
 PROBABILITIES = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 POSITIVE = st.floats(0.01, 100)

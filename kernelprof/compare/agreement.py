@@ -36,8 +36,8 @@ def side(run: RunFile) -> Side:
     if any(not isinstance(run.meta(key), dict) for key in ("machine", "options")):
         raise UsageError(f"{run.path} does not tell its machine and options; measure it anew")
     versions = {engine: str(facts.get("version", "")) for engine, _, facts in run.workers()}
-    told = (str(run.meta(key) or "unknown") for key in ("started", "kernelprof"))
-    return Side(str(run.path), *told, versions)
+    started, version = (str(run.meta(key) or "unknown") for key in ("started", "kernelprof"))
+    return Side(str(run.path), started, version, versions)
 
 
 def machine_differences(before: RunFile, after: RunFile) -> tuple[Difference, ...]:

@@ -18,7 +18,7 @@ from kernelprof.compare.effects import Effect, drift_of, effects
 from kernelprof.compare.observed import Group, observe
 from kernelprof.compare.pairing import paired, paired_kernels
 from kernelprof.compare.results import FASTER, SAME, SLOWER, Change, MachineDrift, RunComparison
-from kernelprof.compare.testing import ALPHA, levels
+from kernelprof.compare.significance import ALPHA, levels
 from kernelprof.results import Ratio
 from kernelprof.runfile import RunFile
 
@@ -38,7 +38,7 @@ def compare(before: RunFile, after: RunFile, threshold: float = 0.0) -> RunCompa
     found = paired((before, after), observed)
     unchanged = unchanged_engines(before, after)
     kernels = {
-        group: list(paired_kernels(*(one.reference.get(group, {}) for one in observed), unchanged))
+        group: list(paired_kernels(group, observed, unchanged))
         for group in dict.fromkeys(pair.before.group for pair in found.pairs)
     }
     drifts = {group: drift_of(own) for group, own in kernels.items()}
@@ -55,10 +55,9 @@ def compare(before: RunFile, after: RunFile, threshold: float = 0.0) -> RunCompa
 def _changes(found: Sequence[Effect], threshold: float) -> Iterator[Change]:
     """What is told of each part; as slower only what is beyond the threshold."""
     weights = [effect.weight for effect in found]
-    slower = [effect.p_value(1, threshold) for effect in found]
-    faster = [effect.p_value(-1, threshold) for effect in found]
-    tested = zip(found, *(levels(p, weights, ALPHA) for p in (slower, faster)), strict=True)
-    for effect, slower_at, faster_at in tested:
+    slower = levels([effect.p_value(1, threshold) for effect in found], weights, ALPHA)
+    faster = levels([effect.p_value(-1, threshold) for effect in found], weights, ALPHA)
+    for effect, slower_at, faster_at in zip(found, slower, faster, strict=True):
         low, high = -effect.margin(slower_at), effect.margin(faster_at)
         verdict = SAME
         if effect.value + low > threshold:
@@ -67,12 +66,12 @@ def _changes(found: Sequence[Effect], threshold: float) -> Iterator[Change]:
             verdict = FASTER
         yield Change(
             *effect.pair.before.key,
-            layer=effect.layer,
-            before_s=_seconds(effect.before),
-            after_s=_seconds(effect.after),
-            ratio=Ratio(*(math.exp(effect.value + by) for by in (0.0, low, high))),
-            told_from=math.exp(threshold - low),
-            verdict=verdict,
+            effect.layer,
+            _seconds(effect.before),
+            _seconds(effect.after),
+            Ratio(*(math.exp(effect.value + by) for by in (0.0, low, high))),
+            math.exp(threshold - low),
+            verdict,
         )
 
 

@@ -18,6 +18,7 @@ from scipy import stats
 Levels = tuple[Sequence[float], Sequence[float]]  # in each process, before and after
 Numbers = Sequence[float] | NDArray[np.float64]
 CONFIDENCE = 0.9
+UNKNOWN = 0.02  # what a shared machine drifts by from one hour to the next, about
 LEAST_KERNELS = 5  # of which a median means something, and so does their scatter
 MAD_TO_SD = float(1 / stats.norm.ppf(0.75))  # of a normal variable
 MEDIAN_TO_MEAN = math.sqrt(math.pi / 2)  # the ratio of their standard errors, of normal variables
@@ -75,7 +76,7 @@ def shared_by_others(parts: Sequence[Levels], counts: Sequence[bool]) -> list[Le
     sides = [np.array([part[side] for part in parts]) for side in (0, 1)]
     usual = np.nanmean(np.hstack(sides), axis=1, keepdims=True)
     beyond, weights = [side - usual for side in sides], np.exp(usual[:, 0] / 2) * counts
-    found = []
+    found: list[Levels] = []
     for place in range(len(parts)):
         others = np.where(np.arange(len(parts)) == place, 0.0, weights)
         before, after = ([_median(one, others) for one in side.T] for side in beyond)

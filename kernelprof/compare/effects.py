@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from kernelprof.compare.control import Drift, Levels, drift, shared_by_others
+from kernelprof.compare.control import UNKNOWN, Drift, Levels, drift, shared_by_others
 from kernelprof.compare.noise import Noise, Shift
 from kernelprof.compare.observed import WHOLE_NETWORK, Group, Kernel, Key
 from kernelprof.compare.pairing import Pair
-from kernelprof.compare.testing import ALPHA
+from kernelprof.compare.significance import ALPHA
 
 LEAST_LAYERS = 5  # of an engine of which a median means something
 CHANGED = 2.5  # standard errors: layers that moved together by more changed
@@ -130,7 +130,7 @@ def _effects(
     noise = Noise([one.own for one in seen])
     against = Noise([one.against for one in seen if one.against])
     return [
-        _effect(pair, name, one, drifts[pair.before.group] or Drift(), noise, against)
+        _effect(pair, name, one, drifts[pair.before.group] or Drift(0.0, UNKNOWN), noise, against)
         for pair, name, one in (*layers, *wholes)
     ]
 
@@ -172,9 +172,12 @@ def _family(
         return
     shared = shared_by_others([levels for levels, _ in parts], counts)
     for (levels, heavy), others in zip(parts, shared, strict=True):
-        before, after = (np.subtract(*side) for side in zip(levels, others, strict=True))
-        own, together, against = levels, others, (before, after)
-        yield _Seen(*(Shift.of(one, heavy, name) for one in (own, together, against)))
+        against = _less(levels[0], others[0]), _less(levels[1], others[1])
+        yield _Seen(*(Shift.of(one, heavy, name) for one in (levels, others, against)))
+
+
+def _less(levels: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [own - other for own, other in zip(levels, others, strict=True)]
 
 
 def _effect(
@@ -187,10 +190,10 @@ def _effect(
     if seen.others is None or seen.against is None:
         return by_itself
     together, _ = noise.error(seen.others)
-    moved = abs(seen.others.value - drift.removed)
-    relative, error = seen.against.value, against.error(seen.against)
-    if moved > CHANGED * math.hypot(together, drift.error):
+    if abs(seen.others.value - drift.removed) > CHANGED * math.hypot(together, drift.error):
         return by_itself
-    if abs(relative) > DOUBTFUL * error[0] and value / relative < OWN_SHARE:
+    relative = seen.against.value
+    error, freedom = against.error(seen.against)
+    if abs(relative) > DOUBTFUL * error and value / relative < OWN_SHARE:
         return by_itself  # it is the others that moved
-    return Effect(pair, name, *levels, relative, *error)
+    return Effect(pair, name, *levels, relative, error, freedom)

@@ -124,12 +124,12 @@ class Noise:
         memory.  Where few are like it, the others are better than nothing.
         """
         near = np.exp(-(((self._levels - shift.level) / LIKENESS) ** 2) / 2)
-        same = self._compute_bound == shift.compute_bound
-        for weights in (near * same, 1.0 * same, near):
-            own = weights * known
+        same = (self._compute_bound == shift.compute_bound).astype(float)
+        for weights in (near * same, same, near):
+            own: NDArray[np.float64] = weights * known
             if own.sum() ** 2 >= LEAST_ALIKE * (own**2).sum() > 0:
                 return own
-        return 1.0 * known
+        return known.astype(float)
 
     @cached_property
     def _levels(self) -> NDArray[np.float64]:

@@ -9,9 +9,9 @@ import numpy as np
 
 from kernelprof.compare.observed import (
     WHOLE_NETWORK,
+    Group,
     Kernel,
     Key,
-    Name,
     Observed,
     ObservedCase,
     Part,
@@ -92,9 +92,14 @@ def _parts(before: ObservedCase, after: ObservedCase) -> Iterator[tuple[str, tup
     for name, part in before.parts.items():
         other = after.parts.get(name)
         if other is not None and part.work == other.work:
-            both = alike(part, other)
-            levels = map(ObservedCase.levels, (before, after), both)
-            yield name, (part, other) if any(np.isnan(own).all() for own in levels) else both
+            yield name, _alike(before, after, part, other)
+
+
+def _alike(before: ObservedCase, after: ObservedCase, part: Part, other: Part) -> tuple[Part, Part]:
+    """In the rounds in which they are alike, if a process of each run has some."""
+    both = alike(part, other)
+    levels = map(ObservedCase.levels, (before, after), both)
+    return (part, other) if any(np.isnan(own).all() for own in levels) else both
 
 
 def _unmatched_layers(pair: Pair) -> Iterator[Unmatched]:
@@ -110,11 +115,12 @@ def _unmatched_layers(pair: Pair) -> Iterator[Unmatched]:
 
 
 def paired_kernels(
-    before: Mapping[Name, Kernel], after: Mapping[Name, Kernel], unchanged: Collection[str]
+    group: Group, observed: tuple[Observed, Observed], unchanged: Collection[str]
 ) -> Iterator[tuple[Kernel, Kernel]]:
-    """The reference's kernels that both runs have, of engines that are the same in both."""
+    """The reference's kernels that both runs have, if the reference is the same in both."""
+    before, after = (one.reference.get(group, {}) for one in observed)
     for name, kernel in before.items():
         other = after.get(name)
         if other is not None and name[0] in unchanged:
-            part, others = alike(kernel.part, other.part)
+            part, others = _alike(kernel.case, other.case, kernel.part, other.part)
             yield replace(kernel, part=part), replace(other, part=others)

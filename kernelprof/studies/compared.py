@@ -20,7 +20,7 @@ import typer
 from kernelprof import runner
 from kernelprof.cli_measure import progress
 from kernelprof.compare.comparing import compare
-from kernelprof.compare.testing import ALPHA
+from kernelprof.compare.significance import ALPHA
 from kernelprof.console import err
 from kernelprof.engines import REFERENCE, Environment, environment
 from kernelprof.errors import UsageError
