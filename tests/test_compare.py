@@ -121,6 +121,20 @@ def test_an_engine_that_is_slower_as_a_whole_is_not_the_machine(compared: Compar
     assert {"", "fc1", "fc2", "fc3"} <= layers(found.slower)
 
 
+@pytest.mark.parametrize("processes", [1, 3])
+def test_layers_that_slow_down_by_different_factors_are_no_noise(
+    compared: Compared, processes: int
+) -> None:
+    """As all do where an engine takes other instructions; how far they move apart is no chance."""
+    factors = {"fc1": 1.7, "relu1": 1.05, "fc2": 1.3, "relu2": 1.0, "fc3": 2.2, "relu3": 1.1}
+    before = Simulated(processes=processes, engines=("fake", "other"))
+    found = compared(before, replace(before, factors=factors, seed=2))
+    assert found.exit_status == REGRESSED
+    whole = [one for one in found.changes if not one.layer]
+    assert len(whole) == 2
+    assert max(one.told_from for one in whole) < 1.35
+
+
 def test_a_machine_that_drifts_hides_no_slow_down(compared: Compared) -> None:
     found = compared(USUAL, changed(USUAL, drift=0.8, factors={"fc3": 1.4}))
     assert layers(found.slower) - {""} == {"fc3"}

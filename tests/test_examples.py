@@ -84,7 +84,7 @@ def test_a_gate_lets_an_equal_version_pass_and_stops_a_slower_one(workspace: Wor
     (workspace.home / "engines.toml").write_text(entry)
     slower = 'variables = { OPENBLAS_CORETYPE = "Prescott" }\n'
     (workspace.folder / "slower.toml").write_text(entry + slower)
-    words = f"alexnet-r --engine ours {LITTLE}"
+    words = f"alexnet-r --engine ours --processes 3 {LITTLE}"
     gate = f"{EXAMPLES}/gate_pull_request.sh"
     equal = workspace.shell(f"{gate} true true {words}")
     assert equal.returncode == 0, equal.stdout

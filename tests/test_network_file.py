@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from kernelprof.chains import chains
 from kernelprof.errors import UsageError
 from kernelprof.machine import usable_cpus
-from kernelprof.network_file import FUNCTION, read_network_file
+from kernelprof.network_file import read_network_file
 from kernelprof.network_sources import CHAINS, network, networks
 from kernelprof.probes.network import TRAIN
 from kernelprof.probes.networks import NETWORKS
@@ -57,16 +56,6 @@ def test_a_file_builds_a_network(tmp_path: Path) -> None:
     assert [layer.kind for layer in built.layers] == [
         *("input", "convolution", "activation", "fully_connected", "loss")
     ]
-
-
-def test_the_example_of_the_readme_is_one(tmp_path: Path) -> None:
-    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text()
-    (example,) = (
-        text
-        for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-        if f"def {FUNCTION}()" in text
-    )
-    assert network(str(written(tmp_path, example))).batch == 64
 
 
 def test_a_file_imports_what_lies_beside_it(tmp_path: Path) -> None:

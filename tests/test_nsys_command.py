@@ -118,7 +118,7 @@ class TestRefusals:
             (("no-such-network",), "unknown network"),
             (("--engine", "nope"), "unknown engine 'nope'"),
             (("--threads", "many"), "--threads many"),
-            (("--device", "cuda"), "unknown device"),
+            (("--device", "cuda"), "cpu or cuda:N is needed"),
             (("-o", "nowhere/a.kprof"), "no such folder"),
             (("-o", "engines.toml"), "is not a kernelprof run file"),
         ],

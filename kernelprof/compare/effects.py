@@ -156,7 +156,7 @@ def _reference(kernels: Kernels) -> Iterator[_Seen]:
     for before, after in kernels:
         families[before.case.key].append((_levels(before, after), before.part.compute_bound))
     for key, parts in families.items():
-        yield from _family(("reference", key), parts, [True] * len(parts))
+        yield from _family(("reference", key), parts, [True] * len(parts), unchanged=True)
 
 
 def _levels(before: Kernel, after: Kernel) -> Levels:
@@ -164,16 +164,20 @@ def _levels(before: Kernel, after: Kernel) -> Levels:
 
 
 def _family(
-    name: Hashable, parts: Sequence[tuple[Levels, bool]], counts: Sequence[bool]
+    name: Hashable,
+    parts: Sequence[tuple[Levels, bool]],
+    counts: Sequence[bool],
+    unchanged: bool = False,
 ) -> Iterator[_Seen]:
     """Parts that are timed in the same processes, and which of them count for the others."""
     if len(parts) < LEAST_LAYERS:
-        yield from (_Seen(Shift.of(levels, heavy, name)) for levels, heavy in parts)
+        yield from (_Seen(Shift.of(levels, heavy, name, unchanged)) for levels, heavy in parts)
         return
     shared = shared_by_others([levels for levels, _ in parts], counts)
     for (levels, heavy), others in zip(parts, shared, strict=True):
         against = _less(levels[0], others[0]), _less(levels[1], others[1])
-        yield _Seen(*(Shift.of(one, heavy, name) for one in (levels, others, against)))
+        shifts = (Shift.of(one, heavy, name, unchanged) for one in (levels, others, against))
+        yield _Seen(*shifts)
 
 
 def _less(levels: Sequence[float], others: Sequence[float]) -> list[float]:

@@ -6,6 +6,8 @@ parts like it, as if that had been seen with ``PRIOR`` degrees of freedom (Smyth
 Applications in Genetics and Molecular Biology 3, 2004, section 3).  What is typical is calibrated
 by the two runs themselves: by the scatter among their processes, and by how far parts moved apart
 between the runs, the larger of the two.  Both are medians, as some of the parts may have changed.
+Where most of an engine has, each layer by another factor, they move apart by that and not by noise:
+so they count for no more than some times what the reference's kernels did, which never change.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from kernelprof.compare.control import MAD_TO_SD, Levels, weighted_median
 PRIOR = 3.0  # degrees of freedom that parts like it count for
 LEAST_SCATTER = 0.005  # of a process: less is luck
 LEAST_ALIKE = 5.0  # parts of which a median means something
+MOST_BEYOND = 3.0  # times as far apart as the reference's kernels: what is more is change
 LIKENESS = math.log(10)  # parts whose times differ by this factor are less alike, by exp(-1/2)
 
 
@@ -32,19 +35,23 @@ LIKENESS = math.log(10)  # parts whose times differ by this factor are less alik
 class Shift:
     """The levels of a part in each process, before and after.
 
-    ``family`` is what moves as one: a case of an engine, or the reference's kernels of a group.
+    ``family`` is what moves as one: a case of an engine, or the reference's kernels of a group,
+    which are ``unchanged``.
     """
 
     before: tuple[float, ...]
     after: tuple[float, ...]
     compute_bound: bool
     family: Hashable
+    unchanged: bool = False
 
     @classmethod
-    def of(cls, levels: Levels, compute_bound: bool, family: Hashable) -> Shift:
+    def of(
+        cls, levels: Levels, compute_bound: bool, family: Hashable, unchanged: bool = False
+    ) -> Shift:
         """Of the levels that are known."""
         before, after = (tuple(x for x in side if not math.isnan(x)) for side in levels)
-        return cls(before, after, compute_bound, family)
+        return cls(before, after, compute_bound, family, unchanged)
 
     @property
     def value(self) -> float:
@@ -100,7 +107,12 @@ class Noise:
         known = [n for n, scatter in enumerate(scatters) if scatter and self._apart[n] >= 0]
         if len(known) < LEAST_ALIKE:
             return 1.0
-        return max(1.0, MAD_TO_SD * float(np.median([self._apart[n] / scatters[n] for n in known])))
+        ratios = {n: MAD_TO_SD * self._apart[n] / scatters[n] for n in known}
+        found = max(1.0, float(np.median(list(ratios.values()))))
+        control = [ratio for n, ratio in ratios.items() if self.parts[n].unchanged]
+        if len(control) < LEAST_ALIKE:
+            return found
+        return min(found, MOST_BEYOND * max(1.0, float(np.median(control))))
 
     def _scatter_like(self, shift: Shift) -> float:
         """What processes of parts like this one scatter by; 0 where each run has but one."""
@@ -109,7 +121,13 @@ class Noise:
 
     def _apart_like(self, shift: Shift) -> float:
         """The same, by how far such parts moved apart."""
-        return max(LEAST_SCATTER, MAD_TO_SD * self._like(shift, self._apart))
+        found = max(LEAST_SCATTER, MAD_TO_SD * self._like(shift, self._apart))
+        unchanged = np.array([part.unchanged for part in self.parts])
+        control = np.where(unchanged, self._apart, np.nan)
+        if np.count_nonzero(~np.isnan(control)) < LEAST_ALIKE:
+            return found
+        least = max(LEAST_SCATTER, MAD_TO_SD * self._like(shift, control))
+        return min(found, MOST_BEYOND * least)
 
     def _like(self, shift: Shift, measure: NDArray[np.float64]) -> float:
         known = ~np.isnan(measure)

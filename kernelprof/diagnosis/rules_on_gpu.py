@@ -17,13 +17,14 @@ from kernelprof.diagnosis.ledger_on_gpu import ALLOCATING, FROM_GPU, TO_GPU
 from kernelprof.gpu.sides import DEVICE, HOST, GpuCase
 from kernelprof.gpu.tiles import Filling, filling, output
 from kernelprof.probes.compute_bound import Conv2d
+from kernelprof.probes.device import TF32
 from kernelprof.probes.primitive import Primitive
 from kernelprof.results import Finding, KernelResult, LayerResult
 from kernelprof.units import counted, duration, share, times
 
 Rule = Callable[[Evidence], Iterator[Finding]]
 
-TF32, LAYOUT = "KERNELPROF_TF32", "KERNELPROF_LAYOUT"
+LAYOUT = "KERNELPROF_LAYOUT"
 SEARCH = "KERNELPROF_ALGORITHM_SEARCH"
 FIRST_WITH_TF32 = 8.0  # compute capability
 NEAR_SHARE = 0.9  # of the time: a CPU that is busy for so long is why a GPU waits
