@@ -79,10 +79,10 @@ def test_a_cluster_job_records_and_its_result_comes_in(workspace: Workspace) -> 
 
 @pytest.mark.timeout(300)
 def test_a_gate_lets_an_equal_version_pass_and_stops_a_slower_one(workspace: Workspace) -> None:
-    """The slower one is OpenBLAS without the vectors of this processor: it takes twice as long."""
-    entry = '[ours]\nadapter = "numpy"\n'
+    """An engine of known truth, whose slower version takes ten times as long for each kernel."""
+    entry = f'[ours]\nadapter = "{ROOT}/tests/fake_engine.py"\n'
     (workspace.home / "engines.toml").write_text(entry)
-    slower = 'variables = { OPENBLAS_CORETYPE = "Prescott" }\n'
+    slower = 'variables = { FAKE_KERNEL_NS = "300000" }\n'
     (workspace.folder / "slower.toml").write_text(entry + slower)
     words = f"alexnet-r --engine ours --processes 3 {LITTLE}"
     gate = f"{EXAMPLES}/gate_pull_request.sh"
