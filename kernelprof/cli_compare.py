@@ -77,7 +77,7 @@ def _compared(before: Path, after: Path, threshold: float) -> RunComparison:
         raise UsageError(str(error)) from error
     except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
         raise UsageError(f"{before} or {after} is damaged: {error}; take other files") from error
-    except Exception:
+    except Exception:  # Python would end with 1, which says slower
         traceback.print_exc()
         raise SystemExit(FAILED) from None
 

@@ -45,7 +45,7 @@ def start(device: str = CPU) -> Engine:
         return build_network(network, mode, data)
 
     engine.kernel = kernel  # type: ignore[method-assign]  # of this one engine, on purpose
-    engine.network = network  # type: ignore[method-assign]
+    engine.network = network  # type: ignore[method-assign]  # likewise
     return engine
 
 
